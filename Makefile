@@ -1,0 +1,72 @@
+# The whole platform from one place. Every verb calls the same verb of the six roots, or a command of the embedded stack.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+ROOTS := feature-store-management ml-model-development ml-model-services mlops-orchestration-pipelines \
+	mlops-platform-infrastructure ml-reporting-and-monitoring-logic
+export LOCAL_DIR ?= $(CURDIR)/.local
+export PYTHON ?= python3
+# full: 5,000 customers, 183 days, 1.75 million transactions; small: a tenth of the customers.
+SCALE ?= full
+INSTANCE ?= default
+
+PLATFORM := mlops-platform-infrastructure
+PLATFORM_PY := $(LOCAL_DIR)/venvs/$(PLATFORM)/bin/python
+STACK := cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack
+TEST_STACK := $(STACK) --instance test
+
+.PHONY: help setup lock format check test test-unit test-integration test-e2e demo up-local down status logs reset clean
+
+help: ## List what can be done
+	@echo "make <target>    (SCALE=small|full, INSTANCE=name, PYTHON=python3.12)"
+	@grep -hE '^[a-zA-Z0-9_-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+setup: ## Create the environments of all roots (done by demo and test too)
+	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root setup; done
+
+demo: setup ## Raw events to served, explained, logged decisions, on this machine (SCALE=small for a quick look)
+	@$(STACK) --instance $(INSTANCE) up
+	@cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance $(INSTANCE) --scale $(SCALE)
+
+up-local: setup ## Start the embedded stack and the APIs
+	@$(STACK) --instance $(INSTANCE) up --apis
+
+down: ## Stop the embedded stack; data is kept
+	@if [ -x $(PLATFORM_PY) ]; then $(STACK) --instance $(INSTANCE) down; else echo "nothing to stop: the platform was never set up"; fi
+
+status: ## What runs, where, and whether it is healthy
+	@$(STACK) --instance $(INSTANCE) status
+
+logs: ## Last lines of every service's log (SERVICE=name for one)
+	@$(STACK) --instance $(INSTANCE) logs $(SERVICE)
+
+reset: ## Stop the embedded stack and delete its data (asks first)
+	@$(STACK) --instance $(INSTANCE) reset
+
+test: setup ## Every test: units, integration on the real stack, the small demo against an oracle
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-integration
+	@$(MAKE) --no-print-directory test-e2e
+
+test-unit: setup ## Unit and contract tests of every root, without network
+	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root test; done
+
+test-integration: setup ## Tests of every root against a stack of their own
+	@trap '$(TEST_STACK) down' EXIT; $(TEST_STACK) up; \
+	for root in $(ROOTS); do (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack --instance test exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
+
+test-e2e: setup ## The small demo, end to end, checked against an oracle computed apart
+	@$(MAKE) --no-print-directory -C $(PLATFORM) test-e2e
+
+check: setup ## Lint, formatting and types in every root; modifies nothing
+	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root check; done
+
+format: setup ## Format every root
+	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root format; done
+
+lock: ## Resolve the dependencies of every root anew
+	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root lock; done
+
+clean: down ## Stop everything and delete .local (environments, data, reports)
+	rm -rf $(LOCAL_DIR)
