@@ -1,0 +1,115 @@
+"""Health checks: each returns when its server does real work, and raises NotReadyError until then."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import urllib.error
+import urllib.request
+
+import boto3
+import botocore.config
+import botocore.exceptions
+import psycopg
+import redis
+
+SECONDS = 2.0
+
+
+class NotReadyError(Exception):
+    """The server does not answer, or not as it should."""
+
+
+def postgres(port: int, user: str, password: str, database: str) -> None:
+    """Log in and run a query."""
+    try:
+        with psycopg.connect(
+            host="127.0.0.1", port=port, user=user, password=password, dbname=database, connect_timeout=2
+        ) as connection:
+            connection.execute("select 1")
+    except psycopg.Error as error:
+        raise NotReadyError(str(error).strip()) from error
+
+
+def valkey(port: int, password: str) -> None:
+    """Log in and ping; a server still loading its data is not ready."""
+    try:
+        with redis.Redis(host="127.0.0.1", port=port, password=password, socket_timeout=SECONDS) as client:
+            client.ping()
+    except redis.RedisError as error:
+        raise NotReadyError(str(error)) from error
+
+
+def s3_client(port: int, access_key: str, secret_key: str, region: str, seconds: float = SECONDS):  # type: ignore[no-untyped-def]
+    """Return an S3 client of the object store without retries and with short timeouts."""
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name=region,
+        config=botocore.config.Config(
+            connect_timeout=seconds,
+            read_timeout=seconds,
+            retries={"total_max_attempts": 1},
+            s3={"addressing_style": "path"},
+            proxies={},
+        ),
+    )
+
+
+def s3(port: int, access_key: str, secret_key: str, region: str) -> None:
+    """List the buckets with the generated key."""
+    try:
+        s3_client(port, access_key, secret_key, region).list_buckets()
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise NotReadyError(str(error)) from error
+
+
+def broker(port: int) -> None:
+    """Ask a Kafka-protocol broker for its API versions (request 18, version 0)."""
+    request = struct.pack(">hhih", 18, 0, 7, 5) + b"stack"
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            reply = connection.recv(10)
+    except OSError as error:
+        raise NotReadyError(str(error)) from error
+    if len(reply) < 10 or struct.unpack(">ih", reply[4:10]) != (7, 0):
+        raise NotReadyError(f"no Kafka reply: {reply!r}")
+
+
+def http_ok(url: str) -> None:
+    """Expect status 200 from `url`, past any proxy settings."""
+    status, body = http_status(url)
+    if status != 200:
+        raise NotReadyError(f"{url} answers {status}: {body[:200]}")
+
+
+def http_status(url: str) -> tuple[int, str]:
+    """Return status and body of a GET; raises NotReadyError when nothing answers."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=SECONDS) as reply:
+            return reply.status, reply.read(65536).decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(65536).decode("utf-8", "replace")
+    except (OSError, ValueError) as error:
+        raise NotReadyError(f"{url}: {error}") from error
+
+
+def readiness(url: str) -> str:
+    """Return `ready`, or why a service is alive but not ready: the detail its /readyz gives."""
+    try:
+        status, body = http_status(url)
+    except NotReadyError as error:
+        return str(error)
+    if status == 200:
+        return "ready"
+    try:
+        document = json.loads(body)
+    except json.JSONDecodeError:
+        return f"not ready ({status})"
+    detail = document.get("detail") or document.get("title") if isinstance(document, dict) else None
+    return f"not ready: {detail}" if detail else f"not ready ({status})"

