@@ -1,0 +1,1 @@
+"""What turns raw data into the tables of the feature store."""

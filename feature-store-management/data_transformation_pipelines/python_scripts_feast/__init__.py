@@ -1,0 +1,1 @@
+"""Commands that bring raw data into PostgreSQL: simulate, clean, load."""
