@@ -1,0 +1,36 @@
+"""Where features come from: the tables that dbt publishes, and the request.
+
+Each table has `event_timestamp`, from when a row is true, and `created_timestamp`, when the platform knew it.
+"""
+
+from feast import Field, RequestSource
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
+from feast.types import Float64
+
+
+def _feature_table(name: str, description: str) -> PostgreSQLSource:
+    return PostgreSQLSource(
+        name=name,
+        table=f"features.{name}",
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+        description=description,
+    )
+
+
+customer_daily_source = _feature_table("fct_customer_daily", "Customer x day: windows as of midnight (UTC).")
+customer_today_source = _feature_table(
+    "fct_customer_today", "Customer x transaction time: totals since midnight."
+)
+terminal_daily_source = _feature_table("fct_terminal_daily", "Terminal x day: windows as of midnight (UTC).")
+terminal_today_source = _feature_table(
+    "fct_terminal_today", "Terminal x transaction time: totals since midnight."
+)
+subscriber_profile_source = _feature_table("fct_subscriber_profile", "Subscriber: the latest profile.")
+
+# `tx_timestamp` is seconds since the epoch, so that an expression can compute with it.
+transaction_request = RequestSource(
+    name="transaction_request",
+    schema=[Field(name="tx_amount", dtype=Float64), Field(name="tx_timestamp", dtype=Float64)],
+    description="The transaction that a decision is asked for.",
+)

@@ -1,0 +1,1 @@
+"""Feature views, one a file. Fields come from the contracts, times to live stand here with their reason."""

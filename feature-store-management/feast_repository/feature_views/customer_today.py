@@ -1,0 +1,22 @@
+"""Transactions of a customer since midnight (UTC), up to and including each one."""
+
+from datetime import timedelta
+
+from contract_definitions import OWNER, view_schema
+from data_sources import customer_today_source
+from entities import customer
+from feast import FeatureView
+from feature_contract import load_contract
+
+customer_today = FeatureView(
+    name="customer_today",
+    entities=[customer],
+    # Totals since midnight are void after midnight at the latest; the row names its day, so a younger one of
+    # yesterday counts as zero.
+    ttl=timedelta(days=1),
+    schema=view_schema(load_contract("fraud_detection_v1"), "customer_today"),
+    source=customer_today_source,
+    online=True,
+    description="Transactions of a customer since midnight (UTC), up to and including each one.",
+    owner=OWNER,
+)
