@@ -9,7 +9,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 BAD_USAGE = 2
@@ -46,16 +45,6 @@ def whole_number(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return number
-
-
-def missing_settings(error: ValidationError, prefix: str = "") -> str:
-    """Return one line naming the environment variables that are missing or wrong, without values."""
-    complaints = [
-        f"{prefix}{'_'.join(str(part) for part in item['loc'])}".upper()
-        + (" is not set" if item["type"] == "missing" else f": {item['msg']}")
-        for item in error.errors(include_input=False, include_url=False)
-    ]
-    return "; ".join(complaints)
 
 
 def write_report(folder: Path, name: str, report: dict[str, Any]) -> Path:

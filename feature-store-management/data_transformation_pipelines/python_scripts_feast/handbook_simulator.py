@@ -2,8 +2,8 @@
 
 Le Borgne, Siblini, Lebichot, Bontempi: Reproducible Machine Learning for Credit Card Fraud Detection (2022).
 With the default parameters it reproduces the published data set: 1,754,155 transactions, 14,681 frauds, of
-which 973 / 9,077 / 4,631 carry scenario 1 / 2 / 3. That hangs on the order in which the legacy streams of NumPy
-and of `random` are consumed: to change the order of draws is to change the data.
+which 973 / 9,077 / 4,631 carry scenario 1 / 2 / 3. That hangs on the order in which the legacy streams of
+NumPy and of `random` are consumed: to change the order of draws is to change the data.
 
 Nothing here reads or writes files.
 """
