@@ -8,19 +8,21 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from local_stack import credentials, ports, processes, settings
+from local_stack import credentials, ports, settings
 from local_stack.instance import DEFAULT_INSTANCE, Instance, open_instance
 from local_stack.postgres import PostgresError
 from local_stack.private_files import write_private
 from local_stack.services import Service, table
 from local_stack.supervisor import ServiceFailedError, Supervisor
+from local_stack.wheels import MissingPackageError
+
+EXPECTED = (ServiceFailedError, PostgresError, MissingPackageError, ports.NoFreePortError, ValueError)
 
 
 def say(text: str) -> None:
@@ -31,6 +33,7 @@ def say(text: str) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path`: one command at a time changes an instance."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +48,7 @@ def configure(instance: Instance) -> Supervisor:
     instance.create_folders()
     secrets = credentials.load_or_create(instance.state_dir / "secrets.json")
     port_file = instance.state_dir / "ports.json"
-    with locked(instance.local_dir / "ports.lock"):
+    with locked(instance.local_dir / ".ports.lock"):
         recorded = ports.load(port_file)
         running = supervisor_for(instance, recorded, secrets)
         held = {
@@ -81,8 +84,7 @@ def existing(instance: Instance) -> Supervisor:
 def up(instance: Instance, apis: bool) -> int:
     """Start what does not run and wait until it is healthy."""
     began = time.monotonic()
-    instance.create_folders()
-    with locked(instance.state_dir / "lock"):
+    with locked(instance.lock_file):
         supervisor = configure(instance)
         say(f"starting the stack in {instance.state_dir}")
         supervisor.up([name for name, service in supervisor.services.items() if apis or not service.optional])
@@ -96,11 +98,10 @@ def down(instance: Instance) -> int:
         say("nothing to stop")
         return 0
     began = time.monotonic()
-    with locked(instance.state_dir / "lock"):
+    with locked(instance.lock_file):
         stopped = existing(instance).down()
-    say(
-        f"stopped {', '.join(stopped) if stopped else 'nothing: nothing ran'} in {time.monotonic() - began:.1f} s"
-    )
+    seconds = time.monotonic() - began
+    say(f"stopped {', '.join(stopped)} in {seconds:.1f} s" if stopped else "nothing ran")
     return 0
 
 
@@ -113,7 +114,9 @@ def status(instance: Instance, as_json: bool) -> int:
         print(json.dumps([asdict(state) for state in states], indent=1))
         return 1 if broken else 0
     for state in states:
-        print(f"{state.title:<24} {state.state:<10} {state.pid or '-':<8} {state.address:<28} {state.detail}")
+        memory = f"{state.memory_mb} MB" if state.memory_mb else ""
+        pid = state.pid or ""
+        print(f"{state.title:<24} {state.state:<9} {pid:<8} {memory:>7}  {state.address:<24} {state.detail}")
     for state in broken:
         print(f"\n{state.name} is {state.state}. Last lines of its log:\n{supervisor.log_tail(state.name)}")
     return 1 if broken else 0
@@ -121,12 +124,14 @@ def status(instance: Instance, as_json: bool) -> int:
 
 def logs(instance: Instance, services: list[str], lines: int, follow: bool) -> int:
     """Show the last log lines of the services."""
-    names = services or list(existing(instance).services)
-    files = [instance.log_file(name) for name in names if instance.log_file(name).exists()]
-    if not files:
-        say("no logs yet")
-        return 0
-    return subprocess.call(["tail", "-n", str(lines), *(["-F"] if follow else []), *map(str, files)])
+    supervisor = existing(instance)
+    names = _known(supervisor, services) or list(supervisor.services)
+    files = {name: instance.log_file(name) for name in names if instance.log_file(name).exists()}
+    if follow and files:
+        os.execvp("tail", ["tail", "-n", str(lines), "-F", *map(str, files.values())])
+    for name in files:
+        print(f"==> {name} <==\n{supervisor.log_tail(name, lines)}\n")
+    return 0
 
 
 def show_env(instance: Instance, show_secrets: bool) -> int:
@@ -162,7 +167,7 @@ def reset(instance: Instance, yes: bool) -> int:
         if answer.strip().lower() not in ("y", "yes"):
             say("kept")
             return 1
-    with locked(instance.state_dir / "lock"):
+    with locked(instance.lock_file):
         if instance.env_file.exists():
             existing(instance).down()
         shutil.rmtree(instance.state_dir)
@@ -171,27 +176,34 @@ def reset(instance: Instance, yes: bool) -> int:
 
 
 def one(instance: Instance, action: str, name: str) -> int:
-    """Start, stop, restart or kill one service."""
-    supervisor = existing(instance)
-    if name not in supervisor.services:
-        sys.exit(f"no service {name!r}: {', '.join(supervisor.services)}")
-    with locked(instance.state_dir / "lock"):
+    """Start, stop, restart or kill one service; starting it starts what it needs."""
+    with locked(instance.lock_file):
+        supervisor = existing(instance)
+        _known(supervisor, [name])
         if action == "kill":
             say(f"killed {name}" if supervisor.kill(name) else f"{name} does not run")
             return 0
         if action in ("stop", "restart"):
-            say(f"stopped {name}" if supervisor.stop(name) else f"{name} did not run")
+            say(f"stopped {name}" if supervisor.stop([name]) else f"{name} did not run")
         if action in ("start", "restart"):
-            configure(instance).up([*_needs(supervisor.services, name), name])
+            configure(instance).up(with_needs(supervisor.services, name))
     return 0
 
 
-def _needs(services: dict[str, Service] | object, name: str) -> list[str]:
-    assert isinstance(services, dict)
-    found: list[str] = []
-    for need in services[name].needs:
-        found += [other for other in [*_needs(services, need), need] if other not in found]
-    return found
+def _known(supervisor: Supervisor, names: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in supervisor.services]
+    if unknown:
+        sys.exit(f"no service {', '.join(unknown)}; there are {', '.join(supervisor.services)}")
+    return names
+
+
+def with_needs(services: Mapping[str, Service], name: str) -> list[str]:
+    """Return a service and all it needs, in the table's order."""
+    wanted = {name}
+    for other in reversed(list(services)):
+        if other in wanted:
+            wanted |= set(services[other].needs)
+    return [other for other in services if other in wanted]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -226,27 +238,27 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     options = parser().parse_args(arguments)
     try:
-        instance = open_instance(options.instance)
-        match options.verb:
-            case "up":
-                return up(instance, options.apis)
-            case "down":
-                return down(instance)
-            case "status":
-                return status(instance, options.json)
-            case "logs":
-                return logs(instance, options.services, options.lines, options.follow)
-            case "env":
-                return show_env(instance, options.show_secrets)
-            case "exec":
-                return execute(instance, options.command)
-            case "reset":
-                return reset(instance, options.yes)
-            case action:
-                return one(instance, action, options.service)
-    except (ServiceFailedError, PostgresError, ports.NoFreePortError, ValueError) as error:
+        return run(open_instance(options.instance), options)
+    except EXPECTED as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was started keeps running until `down`", file=sys.stderr)
+        return 130
+
+
+def run(instance: Instance, options: argparse.Namespace) -> int:
+    """Call the function of the verb."""
+    verbs: dict[str, Callable[[], int]] = {
+        "up": lambda: up(instance, options.apis),
+        "down": lambda: down(instance),
+        "status": lambda: status(instance, options.json),
+        "logs": lambda: logs(instance, options.services, options.lines, options.follow),
+        "env": lambda: show_env(instance, options.show_secrets),
+        "exec": lambda: execute(instance, options.command),
+        "reset": lambda: reset(instance, options.yes),
+    }
+    return verbs.get(options.verb, lambda: one(instance, options.verb, options.service))()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 
 import boto3
 import botocore.config
@@ -18,7 +20,14 @@ SECONDS = 2.0
 
 
 class NotReadyError(Exception):
-    """The server does not answer, or not as it should."""
+    """The server does not answer, or not as it should: ask again later."""
+
+
+class RefusedError(Exception):
+    """The server refuses the stack's own credentials: waiting won't help."""
+
+
+REFUSED = "its data was made with other secrets: put secrets.json back, or `reset` the instance"
 
 
 def postgres(port: int, user: str, password: str, database: str) -> None:
@@ -28,7 +37,9 @@ def postgres(port: int, user: str, password: str, database: str) -> None:
             host="127.0.0.1", port=port, user=user, password=password, dbname=database, connect_timeout=2
         ) as connection:
             connection.execute("select 1")
-    except psycopg.Error as error:
+    except psycopg.OperationalError as error:
+        if "password authentication failed" in str(error):
+            raise RefusedError(REFUSED) from error
         raise NotReadyError(str(error).strip()) from error
 
 
@@ -37,6 +48,8 @@ def valkey(port: int, password: str) -> None:
     try:
         with redis.Redis(host="127.0.0.1", port=port, password=password, socket_timeout=SECONDS) as client:
             client.ping()
+    except redis.AuthenticationError as error:
+        raise RefusedError(str(error)) from error
     except redis.RedisError as error:
         raise NotReadyError(str(error)) from error
 
@@ -63,6 +76,25 @@ def s3(port: int, access_key: str, secret_key: str, region: str) -> None:
     """List the buckets with the generated key."""
     try:
         s3_client(port, access_key, secret_key, region).list_buckets()
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise NotReadyError(str(error)) from error
+
+
+def s3_writable(port: int, access_key: str, secret_key: str, region: str, buckets: Sequence[str]) -> None:
+    """Create the buckets that are missing, then write, read and delete an object.
+
+    The store answers before its volumes joined it; until then writes fail.
+    """
+    client = s3_client(port, access_key, secret_key, region, seconds=10)
+    try:
+        present = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+        for bucket in buckets:
+            if bucket not in present:
+                client.create_bucket(Bucket=bucket)
+            client.put_object(Bucket=bucket, Key=".stack/probe", Body=b"probe")
+            if client.get_object(Bucket=bucket, Key=".stack/probe")["Body"].read() != b"probe":
+                raise NotReadyError(f"bucket {bucket} does not give back what was put into it")
+            client.delete_object(Bucket=bucket, Key=".stack/probe")
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         raise NotReadyError(str(error)) from error
 
@@ -97,6 +129,18 @@ def http_status(url: str) -> tuple[int, str]:
         return error.code, error.read(65536).decode("utf-8", "replace")
     except (OSError, ValueError) as error:
         raise NotReadyError(f"{url}: {error}") from error
+
+
+def wait_http(url: str, seconds: float, failure: str) -> None:
+    """Wait until `url` answers 200; after `seconds` raises TimeoutError with `failure` and why."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return http_ok(url)
+        except NotReadyError as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{failure}: {error}") from error
+        time.sleep(0.2)
 
 
 def readiness(url: str) -> str:

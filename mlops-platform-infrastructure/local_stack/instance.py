@@ -44,6 +44,11 @@ class Instance:
         """Process records, one JSON file a running service."""
         return self.state_dir / "run"
 
+    @property
+    def lock_file(self) -> Path:
+        """Held by the command that changes this instance; beside the state, so that `reset` leaves it."""
+        return self.local_dir / f".{self.state_dir.name}.lock"
+
     def service_dir(self, service: str) -> Path:
         """Folder with the data of one service; also its working folder."""
         return self.state_dir / "services" / service

@@ -1,8 +1,8 @@
 """The MLflow server in one process.
 
-`mlflow server` imports everything twice, in itself and in the server it starts: twice the memory and twice the
-start-up time. This does the same steps (database schema, then uvicorn) in one. All settings come from the
-environment: MLFLOW_BACKEND_STORE_URI, MLFLOW_ARTIFACTS_DESTINATION, MLFLOW_PORT and what MLflow itself reads.
+`mlflow server` imports everything twice, in itself and in the server it starts: twice the memory and twice
+the start-up time. This does the same steps (database schema, then uvicorn) in one. All settings come from
+the environment: MLFLOW_BACKEND_STORE_URI, MLFLOW_ARTIFACTS_DESTINATION, MLFLOW_PORT and what MLflow reads.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def unprivileged_prefix() -> list[str]:
     if shutil.which("setpriv") and _works(nobody):
         return nobody
     raise PostgresError(
-        "PostgreSQL refuses to run as root, and neither `unshare -U` nor `setpriv` (util-linux) can lower it here:"
+        "PostgreSQL refuses to run as root, and neither `unshare -U` nor `setpriv` (util-linux) works here:"
         " run as an ordinary user"
     )
 
@@ -111,8 +111,9 @@ def _initdb(prefix: list[str], data_dir: Path, superuser_password: str) -> None:
         if prefix and prefix[0] == "setpriv":
             os.chown(fresh, int(NOBODY), int(NOBODY))
         command = [
-            *prefix, str(wheels.postgres("initdb")), "-D", str(fresh), "-U", SUPERUSER, "-E", "UTF8", "--locale=C.UTF-8",
-            "--locale-provider=builtin", "-A", "scram-sha-256", f"--pwfile={password_file.name}", "--data-checksums",
+            *prefix, str(wheels.postgres("initdb")), "-D", str(fresh), "-U", SUPERUSER, "-E", "UTF8",
+            "--locale-provider=builtin", "--locale=C.UTF-8", "-A", "scram-sha-256",
+            f"--pwfile={password_file.name}", "--data-checksums",
         ]  # fmt: skip
         done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/")
     if done.returncode:
@@ -145,9 +146,11 @@ def _remove_stale_pid_file(data_dir: Path) -> None:
     except (FileNotFoundError, ValueError):
         return
     try:
-        ours = psutil.Process(pid).name() == "postgres"
+        ours = psutil.Process(pid).cwd() == str(data_dir)
     except psutil.NoSuchProcess:
         return
+    except psutil.AccessDenied:
+        ours = False  # our own server would let us look
     if not ours:
         pid_file.unlink()
 

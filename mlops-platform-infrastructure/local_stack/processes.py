@@ -25,11 +25,11 @@ class ProcessRecord:
     pid: int
     start_mark: str
     started_at: float
-    command: list[str]
+    settings_sha256: str
 
 
 def start_mark(pid: int) -> str | None:
-    """Return what, with the id, names a process for ever on this machine; None when there is no such process.
+    """Return what, with the id, names a process for ever on this machine; None when there is none.
 
     On Linux the boot id and the start time in clock ticks since boot, which no clock adjustment moves.
     """
@@ -63,9 +63,12 @@ def save(path: Path, record: ProcessRecord) -> None:
 def load(path: Path) -> ProcessRecord | None:
     """Return the process record at `path`, or None when there is none."""
     try:
-        return ProcessRecord(**json.loads(path.read_text(encoding="utf-8")))
+        known = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    return ProcessRecord(
+        known["pid"], known["start_mark"], known["started_at"], known.get("settings_sha256", "")
+    )
 
 
 def tree(process: psutil.Process) -> list[psutil.Process]:
@@ -76,14 +79,30 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def owned_by(owner: str) -> list[psutil.Process]:
-    """Return every process started with `owner` in OWNER_VARIABLE, also those that lost their parent."""
+def owned_by(owner: str, program: str = "", cwd: Path | None = None) -> list[psutil.Process]:
+    """Return every process that carries `owner` in OWNER_VARIABLE, also those that lost their parent.
+
+    A program that writes over its own environment (PostgreSQL's helpers do) is known by its name and folder.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if process.environ().get(OWNER_VARIABLE) == owner and process.status() != psutil.STATUS_ZOMBIE:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            marked = process.environ().get(OWNER_VARIABLE) == owner
+            if marked or (cwd and process.name() == program and process.cwd() == str(cwd)):
                 found.append(process)
     return found
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    """Say whether a process or one of its descendants listens on a port."""
+    for member in tree(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in member.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return True
+    return False
 
 
 def wait_ended(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
@@ -112,3 +131,15 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
+
+
+def memory_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Return the memory of processes: PSS, which counts shared pages once; RSS where PSS is not to be had."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            try:
+                total += getattr(process.memory_full_info(), "pss", 0) or process.memory_info().rss
+            except psutil.AccessDenied:
+                total += process.memory_info().rss
+    return total

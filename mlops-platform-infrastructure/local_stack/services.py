@@ -20,12 +20,17 @@ def _nothing() -> None:
     return None
 
 
+# Unlike /health, this answers only when the database does.
+MLFLOW_QUERY = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+
 @dataclass(frozen=True)
 class Service:
     """One server process of the stack."""
 
     name: str
     title: str
+    port: int
     ports: tuple[str, ...]
     command: Callable[[], list[str]]
     check: Callable[[], None]
@@ -40,6 +45,9 @@ class Service:
     address: str = ""
     ready_url: str = ""
     optional: bool = False
+    helper_program: str = ""
+    helper_cwd: Path | None = None
+    fingerprint: str = ""
 
 
 def table(
@@ -66,12 +74,15 @@ def _postgres(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str
     return Service(
         name="postgres",
         title="PostgreSQL",
+        port=port,
         ports=("postgres",),
         command=functools.partial(postgres.command, data_dir, port),
         prepare=functools.partial(postgres.prepare, data_dir, password),
         check=functools.partial(health.postgres, port, postgres.SUPERUSER, password, "postgres"),
         after_ready=functools.partial(postgres.create_databases, port, password, passwords),
         cwd=folder,
+        helper_program="postgres",
+        helper_cwd=data_dir,
         stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint
         stop_seconds=30,
         start_seconds=120,  # crash recovery replays the log
@@ -101,11 +112,13 @@ def _valkey(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
     return Service(
         name="valkey",
         title="Valkey (Redis protocol)",
+        port=port,
         ports=("valkey",),
         command=lambda: [str(wheels.valkey()), str(config)],
         prepare=functools.partial(write_private, config, text),
         check=functools.partial(health.valkey, port, password),
         cwd=folder,
+        fingerprint=text,
         address=f"127.0.0.1:{port}",
     )
 
@@ -136,19 +149,12 @@ def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]
         write_private(folder / "master.toml", "[master.volume_growth]\ncopy_1 = 1\n")
         (folder / "data").mkdir(mode=0o700, exist_ok=True)
 
-    def create_buckets() -> None:
-        client = health.s3_client(port, access_key, secret_key, REGION, seconds=20)
-        present = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
-        for bucket in BUCKETS:
-            if bucket not in present:
-                client.create_bucket(Bucket=bucket)
-
     def command() -> list[str]:
         return [
             str(wheels.seaweedfs()), "-logtostderr=true", "server",
             f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer=true", "-s3=true",
-            "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=0", "-volume.preStopSeconds=1",
-            "-master.electionTimeout=500ms",
+            "-master.telemetry=false", "-master.volumeSizeLimitMB=1024", "-volume.max=0",
+            "-volume.preStopSeconds=1", "-master.electionTimeout=500ms",
             f"-master.port={ports['s3_master']}", f"-master.port.grpc={ports['s3_master_grpc']}",
             f"-volume.port={ports['s3_volume']}", f"-volume.port.grpc={ports['s3_volume_grpc']}",
             f"-filer.port={ports['s3_filer']}", f"-filer.port.grpc={ports['s3_filer_grpc']}",
@@ -160,14 +166,16 @@ def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]
     return Service(
         name="s3",
         title="SeaweedFS (S3)",
+        port=port,
         ports=tuple(name for name in ports if name == "s3" or name.startswith("s3_")),
         command=command,
         prepare=prepare,
         check=functools.partial(health.s3, port, access_key, secret_key, REGION),
-        after_ready=create_buckets,
+        after_ready=functools.partial(health.s3_writable, port, access_key, secret_key, REGION, BUCKETS),
+        fingerprint=security,
         cwd=folder,
         env={"GOMEMLIMIT": "400MiB"},
-        stop_seconds=8,
+        stop_seconds=4,  # its last part waits 15 s for its own connections; the data is on disk by then
         address=f"http://127.0.0.1:{port}",
     )
 
@@ -185,6 +193,7 @@ def _broker(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
     return Service(
         name="broker",
         title="Tansu (Kafka protocol)",
+        port=port,
         ports=("broker",),
         command=command,
         check=functools.partial(health.broker, port),
@@ -200,6 +209,7 @@ def _mlflow(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
     return Service(
         name="mlflow",
         title="MLflow",
+        port=port,
         ports=("mlflow",),
         command=lambda: [
             sys.executable,
@@ -208,7 +218,7 @@ def _mlflow(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
             "-m",
             "local_stack.mlflow_server",
         ],
-        check=functools.partial(health.http_ok, f"http://127.0.0.1:{port}/health"),
+        check=functools.partial(health.http_ok, f"http://127.0.0.1:{port}{MLFLOW_QUERY}"),
         cwd=instance.service_dir("mlflow"),
         needs=("postgres",),  # the object store is first needed by the first artifact
         env={
@@ -239,6 +249,7 @@ def _api(instance: Instance, ports: Mapping[str, int], settings: Mapping[str, st
     return Service(
         name=f"{name}-api",
         title=f"{name.capitalize()} API",
+        port=port,
         ports=(f"{name}_api",),
         command=lambda: [
             str(instance.local_dir / "venvs" / "ml-model-services" / "bin" / "python"),

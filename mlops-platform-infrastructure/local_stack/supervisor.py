@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -16,8 +19,10 @@ from local_stack.instance import Instance
 from local_stack.services import Service
 
 LOG_TAIL_LINES = 15
+LOG_LIMIT_BYTES = 16 * 1024 * 1024
 # What a service may read from the environment of whoever runs `up`; the rest would be chance.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
+LOOPBACK = "127.0.0.1,localhost"
 
 
 class ServiceFailedError(RuntimeError):
@@ -30,12 +35,13 @@ class ServiceFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class ServiceState:
-    """What `status` knows about one service. `state` is running, starting, dead or stopped."""
+    """What `status` knows about one service. `state` is running, unhealthy, dead or stopped; memory in MB."""
 
     name: str
     title: str
     state: str
     pid: int | None
+    memory_mb: int | None
     address: str
     detail: str
 
@@ -59,115 +65,141 @@ class Supervisor:
     def up(self, names: Iterable[str]) -> None:
         """Start the named services that do not run, in order of their needs, and wait until all are healthy.
 
-        On a failure the services that are up stay up (a repeated `up` goes on from there), the failed one is
-        stopped, and ServiceFailedError is raised.
+        A running service whose settings changed is restarted. On a failure ServiceFailedError is raised: the
+        failed service is stopped, the others keep running, and a repeated `up` goes on from there.
         """
         waiting = {name: self.services[name] for name in names}
-        deadlines: dict[str, float] = {}
         began: dict[str, float] = {}
-        ready: set[str] = set()
         while waiting:
             for name, service in list(waiting.items()):
-                if name not in began and all(
-                    need in ready for need in service.needs if need in self.services
-                ):
+                if name not in began:
+                    if any(need in waiting for need in service.needs):
+                        continue
                     began[name] = time.monotonic()
-                    deadlines[name] = began[name] + service.start_seconds
-                    if self.process(name) is None:
-                        self._spawn(service)
-                if name in began and self._became_ready(service, deadlines[name]):
-                    ready.add(name)
+                    self._ensure_started(service)
+                if self._became_ready(service, began[name]):
                     del waiting[name]
-                    self.say(
-                        f"  {service.title:<24} {service.address:<28} {time.monotonic() - began[name]:5.1f} s"
-                    )
+                    seconds = time.monotonic() - began[name]
+                    self.say(f"  {service.title:<24} {service.address:<28} {seconds:5.1f} s")
             time.sleep(0.05)
 
-    def _became_ready(self, service: Service, deadline: float) -> bool:
-        if self.process(service.name) is None:
+    def _ensure_started(self, service: Service) -> None:
+        record = processes.load(self._record_path(service.name))
+        if record and processes.find(record):
+            if record.settings_sha256 == _fingerprint(service):
+                return
+            self.say(f"  {service.title} runs with other settings: restarting it")
+            self.stop([service.name])
+        self._spawn(service)
+
+    def _became_ready(self, service: Service, began: float) -> bool:
+        process = self.process(service.name)
+        if process is None:
             child = self._children.get(service.name)
             code = child.poll() if child else None
-            self._kill_rest(service.name)
-            raise self._failure(
-                service.name, "ended at start" + (f" with code {code}" if code is not None else "")
-            )
+            self._end_rest(service)
+            raise self._failure(service, "ended at start" + ("" if code is None else f" with code {code}"))
         try:
             service.check()
+            foreign = not processes.listens(process, service.port)
+            if foreign:
+                raise health.NotReadyError(f"another program answers on port {service.port}")
+            service.after_ready()
         except health.NotReadyError as error:
-            if time.monotonic() < deadline:
+            if time.monotonic() - began < service.start_seconds:
                 return False
-            self.stop(service.name)
-            raise self._failure(
-                service.name, f"did not answer in {service.start_seconds:.0f} s: {error}"
-            ) from error
-        service.after_ready()
+            self.stop([service.name])
+            reason = f"did not answer in {service.start_seconds:.0f} s: {error}"
+            raise self._failure(service, reason) from error
+        except health.RefusedError as error:
+            self.stop([service.name])
+            raise self._failure(service, str(error)) from error
         return True
 
-    def _failure(self, name: str, reason: str) -> ServiceFailedError:
-        return ServiceFailedError(name, reason, self.log_tail(name))
+    def _failure(self, service: Service, reason: str) -> ServiceFailedError:
+        return ServiceFailedError(service.name, reason, self.log_tail(service.name))
 
     def _spawn(self, service: Service) -> None:
-        self._kill_rest(service.name)
+        self._end_rest(service)
         self.instance.service_dir(service.name).mkdir(mode=0o700, parents=True, exist_ok=True)
         service.prepare()
-        command = service.command()
         environment = {key: os.environ[key] for key in INHERITED if key in os.environ}
-        environment |= {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost", **service.env}
-        environment[processes.OWNER_VARIABLE] = self._owner(service.name)
-        descriptor = os.open(
-            self.instance.log_file(service.name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
-        )
+        environment |= {"NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK, **service.env}
+        environment[processes.OWNER_VARIABLE] = self._owner(service)
+        descriptor = self._open_log(service)
         try:
             child = subprocess.Popen(
-                command,
+                service.command(),
                 cwd=service.cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
-                start_new_session=True,
+                start_new_session=True,  # a Ctrl-C in the terminal is not for the services
             )
+        except OSError as error:
+            raise self._failure(service, f"can't be started: {error}") from error
         finally:
             os.close(descriptor)
         self._children[service.name] = child
         mark = processes.start_mark(child.pid)
-        assert mark is not None, "an unwaited child keeps its id"
-        record = processes.ProcessRecord(child.pid, mark, time.time(), command)
+        assert mark is not None, "a child that was not waited for keeps its id"
+        record = processes.ProcessRecord(child.pid, mark, time.time(), _fingerprint(service))
         processes.save(self._record_path(service.name), record)
 
-    def stop(self, name: str) -> bool:
-        """Stop one service with all its processes; returns whether it ran."""
-        service = self.services[name]
-        process = self.process(name)
-        members = processes.tree(process) if process else []
-        if process:
-            processes.send([process], service.stop_signal)
-            processes.wait_ended(members, service.stop_seconds)
-        self._kill_rest(name, members)
-        self._record_path(name).unlink(missing_ok=True)
-        return process is not None
+    def _open_log(self, service: Service) -> int:
+        path = self.instance.log_file(service.name)
+        if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def kill(self, name: str) -> bool:
-        """Kill one service without warning, as a crash would; its record stays, so `status` reports it dead."""
-        process = self.process(name)
-        if process is None:
-            return False
-        processes.send([process], signal.SIGKILL)
-        processes.wait_ended([process], 10)
-        self._kill_rest(name)
-        return True
-
-    def _kill_rest(self, name: str, members: Iterable[psutil.Process] = ()) -> None:
-        """End what a service left behind: processes of its tree, and any that carry its mark."""
-        rest = {process.pid: process for process in [*members, *processes.owned_by(self._owner(name))]}
-        processes.send(rest.values(), signal.SIGKILL)
-        left = processes.wait_ended(rest.values(), 10)
-        if left:
-            raise self._failure(name, f"processes {[process.pid for process in left]} can't be ended")
+    def stop(self, names: Iterable[str]) -> list[str]:
+        """Stop services side by side, each with all its processes; returns the names of those that ran."""
+        services = [self.services[name] for name in names]
+        running = {service.name: process for service in services if (process := self.process(service.name))}
+        members = {name: processes.tree(process) for name, process in running.items()}
+        for service in services:
+            if service.name in running:
+                processes.send([running[service.name]], service.stop_signal)
+        began = time.monotonic()
+        for service in sorted(services, key=lambda service: service.stop_seconds):
+            left = service.stop_seconds - (time.monotonic() - began)
+            processes.wait_ended(members.get(service.name, []), max(left, 0.0))
+        for service in services:
+            self._end_rest(service, members.get(service.name, []))
+            self._record_path(service.name).unlink(missing_ok=True)
+        return list(running)
 
     def down(self) -> list[str]:
         """Stop every service, those that need others first; returns the names of those that ran."""
-        return [name for name in reversed(self.services) if self.stop(name)]
+        stopped: list[str] = []
+        left = dict(self.services)
+        while left:
+            needed = {need for service in left.values() for need in service.needs}
+            wave = [name for name in left if name not in needed]
+            stopped += self.stop(wave)
+            left = {name: service for name, service in left.items() if name in needed}
+        return stopped
+
+    def kill(self, name: str) -> bool:
+        """Kill one service without warning, as a crash would; its record stays: `status` reports it dead."""
+        process = self.process(name)
+        if process is None:
+            return False
+        members = processes.tree(process)
+        processes.send([process], signal.SIGKILL)
+        processes.wait_ended(members, 5)  # helpers notice by themselves that they lost their parent
+        self._end_rest(self.services[name], members)
+        return True
+
+    def _end_rest(self, service: Service, members: Iterable[psutil.Process] = ()) -> None:
+        """End what a service left behind: processes of its tree, and any that carry its mark."""
+        strays = processes.owned_by(self._owner(service), service.helper_program, service.helper_cwd)
+        rest = {process.pid: process for process in [*members, *strays]}
+        processes.send(rest.values(), signal.SIGKILL)
+        left = processes.wait_ended(rest.values(), 10)
+        if left:
+            raise self._failure(service, f"processes {[process.pid for process in left]} can't be ended")
 
     def status(self) -> list[ServiceState]:
         """Return the state of each service, asking those that run for their health."""
@@ -175,17 +207,17 @@ class Supervisor:
 
     def _state(self, service: Service) -> ServiceState:
         process = self.process(service.name)
-        known = self._record_path(service.name).exists()
-        state, detail = ("dead", "its process ended") if known else ("stopped", "")
-        if process:
-            try:
-                service.check()
-                state = "running"
-                detail = health.readiness(service.ready_url) if service.ready_url else ""
-            except health.NotReadyError as error:
-                state, detail = "unhealthy", str(error).splitlines()[0]
-        pid = process.pid if process else None
-        return ServiceState(service.name, service.title, state, pid, service.address, detail)
+        if process is None:
+            state = "dead" if self._record_path(service.name).exists() else "stopped"
+            return ServiceState(service.name, service.title, state, None, None, service.address, "")
+        state, detail = "running", ""
+        try:
+            service.check()
+            detail = health.readiness(service.ready_url) if service.ready_url else ""
+        except (health.NotReadyError, health.RefusedError) as error:
+            state, detail = "unhealthy", str(error).splitlines()[0]
+        memory = round(processes.memory_bytes(processes.tree(process)) / 1e6)
+        return ServiceState(service.name, service.title, state, process.pid, memory, service.address, detail)
 
     def log_tail(self, name: str, lines: int = LOG_TAIL_LINES) -> str:
         """Return the last lines of a service's log."""
@@ -195,8 +227,14 @@ class Supervisor:
             return "(no log)"
         return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
 
-    def _owner(self, name: str) -> str:
-        return f"{self.instance.state_dir}:{name}"
+    def _owner(self, service: Service) -> str:
+        return f"{self.instance.state_dir}:{service.name}"
 
-    def _record_path(self, name: str):  # type: ignore[no-untyped-def]
+    def _record_path(self, name: str) -> Path:
         return self.instance.run_dir / f"{name}.json"
+
+
+def _fingerprint(service: Service) -> str:
+    """Return a hash of what a service is started with, to notice a change; secrets stay unreadable."""
+    text = json.dumps([service.command(), str(service.cwd), dict(service.env), service.fingerprint])
+    return hashlib.sha256(text.encode()).hexdigest()
