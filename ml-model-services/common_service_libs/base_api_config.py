@@ -1,0 +1,79 @@
+"""Settings that every decision service shares: environment variables only, secrets never printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from psycopg.conninfo import make_conninfo
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=600)]
+
+
+class DecisionSettings(BaseSettings):
+    """What both doors need, the services and the batch door: decision database, registry, local folder."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    decisions_db_host: str = "127.0.0.1"
+    decisions_db_port: Port = 5432
+    decisions_db_name: str = "decisions"
+    decisions_db_user: str = "decisions"
+    decisions_db_password: SecretStr
+    mlflow_tracking_uri: str
+    spool_dir: Path
+    registry_deadline_seconds: Seconds = Field(default=5.0, description="one question to the registry")
+    download_deadline_seconds: Seconds = Field(default=120.0, description="fetching one bundle")
+
+    def decisions_conninfo(self) -> str:
+        """Return the connection string of the decision database; it holds the password: never log it."""
+        return make_conninfo(
+            host=self.decisions_db_host,
+            port=self.decisions_db_port,
+            dbname=self.decisions_db_name,
+            user=self.decisions_db_user,
+            password=self.decisions_db_password.get_secret_value(),
+            connect_timeout=3,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=2,
+            application_name="decision-service",
+        )
+
+
+class BaseApiConfig(DecisionSettings):
+    """The settings of one service process; a service adds its model and policy."""
+
+    service_name: str
+    service_host: str = "127.0.0.1"
+    service_port: Port
+    api_keys_file: Path
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    redis_host: str = "127.0.0.1"
+    redis_port: Port = 6379
+    redis_password: SecretStr | None = None
+    feast_project: str = "mlops_platform"
+
+    model_name: str
+    model_alias: str = "champion"
+    feature_service: str
+    policy_file: Path
+    model_poll_seconds: Seconds = 5.0
+
+    online_store_deadline_seconds: Seconds = Field(default=0.05, description="one read of features")
+    online_store_connect_seconds: Seconds = 0.5
+    decision_store_deadline_seconds: Seconds = Field(default=0.25, description="one lookup of a decision")
+    flush_deadline_seconds: Seconds = Field(default=10.0, description="writing one batch of decisions")
+    shutdown_seconds: Seconds = Field(default=5.0, description="draining requests and spool at the end")
+
+    max_body_bytes: int = Field(default=16_384, ge=256)
+    body_deadline_seconds: Seconds = 5.0
+    spool_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    spool_sync: Literal["interval", "always"] = Field(
+        default="interval",
+        description="always: each reply waits for the disk; interval: the disk follows within 20 ms",
+    )

@@ -1,0 +1,164 @@
+"""`decisions.decision_records` in PostgreSQL: one connection that mends itself, a deadline on every call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import dict_row
+
+from common_service_libs.decision_record import DecisionRecord
+from common_service_libs.errors import DecisionStoreUnavailable
+
+T = TypeVar("T")
+
+# Services start together, and `create ... if not exists` is not safe against itself: one at a time.
+DDL = """
+select pg_advisory_xact_lock(hashtext('decisions.decision_records'));
+create schema if not exists decisions;
+create table if not exists decisions.decision_records (
+    request_id     text primary key,
+    service        text not null,
+    requested_at   timestamptz not null,
+    entity_ids     jsonb not null,
+    request        jsonb not null,
+    features       jsonb not null,
+    feature_status jsonb not null,
+    model_name     text not null,
+    model_version  integer not null,
+    bundle_sha256  text not null,
+    policy_version integer not null,
+    policy_sha256  text not null,
+    score          double precision,
+    decision       text not null,
+    reason_codes   text[] not null,
+    rules_fired    text[] not null,
+    degraded       boolean not null,
+    latency_ms     double precision not null,
+    recorded_at    timestamptz not null default now()
+);
+create index if not exists decision_records_requested_at on decisions.decision_records (requested_at);
+comment on table decisions.decision_records is 'One row a decision; written by the decision services.'
+"""
+
+_COLUMNS = """request_id, service, requested_at, entity_ids, request, features, feature_status, model_name,
+    model_version, bundle_sha256, policy_version, policy_sha256, score, decision, reason_codes, rules_fired,
+    degraded, latency_ms"""
+
+INSERT = f"""
+insert into decisions.decision_records ({_COLUMNS})
+select {_COLUMNS}
+from jsonb_to_recordset(%s::jsonb) as r (
+    request_id text, service text, requested_at timestamptz, entity_ids jsonb, request jsonb, features jsonb,
+    feature_status jsonb, model_name text, model_version integer, bundle_sha256 text, policy_version integer,
+    policy_sha256 text, score double precision, decision text, reason_codes text[], rules_fired text[],
+    degraded boolean, latency_ms double precision
+)
+on conflict (request_id) do nothing
+"""  # noqa: S608 - constants only
+
+SELECT = f"""
+select {_COLUMNS.replace("requested_at,", "to_char(requested_at at time zone 'UTC', %s) as requested_at,", 1)}
+from decisions.decision_records where request_id = %s and service = %s
+"""  # noqa: S608 - constants only
+_RFC3339 = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+
+
+class RejectedRecords(Exception):
+    """The database refuses the records themselves, not the connection."""
+
+
+async def within(deadline: float, work: Awaitable[T]) -> T:
+    """Return what `work` returns, or raise TimeoutError after `deadline` seconds without waiting for its clean-up."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=deadline)
+    if not done:
+        task.cancel()
+        task.add_done_callback(lambda late: late.cancelled() or late.exception())
+        raise TimeoutError
+    return task.result()
+
+
+class DecisionStore:
+    """Writes and reads decision records over one connection; callers take turns."""
+
+    def __init__(self, conninfo: str, *, deadline: float) -> None:
+        self._conninfo = conninfo
+        self._deadline = deadline
+        self._connection: psycopg.AsyncConnection[dict[str, Any]] | None = None
+        self._turn = asyncio.Lock()
+        self._created = False
+
+    async def insert(self, records: Sequence[bytes]) -> int:
+        """Insert encoded records, skip those whose request id is there, and return how many were new.
+
+        Raises DecisionStoreUnavailable, or RejectedRecords if one of the records can never be inserted.
+        """
+        document = "[" + ",".join(record.decode() for record in records) + "]"
+        try:
+            return (await self._run(INSERT, (document,)))[0]
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            raise RejectedRecords(str(error)) from None
+
+    async def find(self, request_id: str, service: str) -> DecisionRecord | None:
+        """Return the record of this service with that id, if there is one; raises DecisionStoreUnavailable."""
+        _, row = await self._run(SELECT, (_RFC3339, request_id, service))
+        if row is None:
+            return None
+        row["reason_codes"], row["rules_fired"] = tuple(row["reason_codes"]), tuple(row["rules_fired"])
+        return DecisionRecord(**row)
+
+    async def close(self) -> None:
+        """End the connection."""
+        async with self._turn:
+            await self._drop()
+
+    async def _run(self, statement: str, parameters: tuple[Any, ...]) -> tuple[int, dict[str, Any] | None]:
+        try:
+            return await within(self._deadline, self._in_turn(statement, parameters))
+        except (psycopg.DataError, psycopg.IntegrityError):
+            raise
+        except (TimeoutError, psycopg.Error, OSError) as error:
+            raise DecisionStoreUnavailable("the decision database does not answer") from error
+
+    async def _in_turn(
+        self, statement: str, parameters: tuple[Any, ...]
+    ) -> tuple[int, dict[str, Any] | None]:
+        async with self._turn:
+            if self._connection is not None:
+                # It may have died since the last call, which only using it can tell.
+                with suppress(psycopg.OperationalError, psycopg.InterfaceError):
+                    return await self._execute(statement, parameters)
+            return await self._execute(statement, parameters)
+
+    async def _execute(
+        self, statement: str, parameters: tuple[Any, ...]
+    ) -> tuple[int, dict[str, Any] | None]:
+        try:
+            connection = await self._connected()
+            cursor = await connection.execute(statement, parameters)  # type: ignore[arg-type]
+            return cursor.rowcount, await cursor.fetchone() if cursor.description else None
+        except (psycopg.DataError, psycopg.IntegrityError):
+            raise
+        except BaseException:
+            await self._drop()
+            raise
+
+    async def _connected(self) -> psycopg.AsyncConnection[dict[str, Any]]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await psycopg.AsyncConnection.connect(
+                self._conninfo, autocommit=True, row_factory=dict_row, prepare_threshold=0
+            )
+            if not self._created:
+                await self._connection.execute(DDL, prepare=False)
+                self._created = True
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection, self._created = self._connection, None, False
+        if connection is not None:
+            with suppress(psycopg.Error):
+                await connection.close()

@@ -1,0 +1,52 @@
+"""The metrics of a service; labels come from closed sets, never from requests."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+SCORES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
+class ServiceMetrics:
+    """Counters, gauges and histograms of one application, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        self.requests = counter("http_requests_total", "Requests.", "method", "route", "status")
+        self.seconds = Histogram(
+            "http_request_duration_seconds", "Time to the last byte.", ("route",), buckets=SECONDS, registry=registry
+        )
+        self.decisions = counter(
+            "decisions_total", "Decisions given.", "decision", "model_version", "policy_version"
+        )
+        self.scores = Histogram("decision_score", "Scores given.", buckets=SCORES, registry=registry)
+        self.rungs = counter("decision_rung_total", "Decisions by rung of the degradation ladder.", "rung")
+        self.repeats = counter("decision_repeats_total", "Requests answered from the record.")
+        self.unchecked = counter(
+            "decision_repeats_unchecked_total", "Request ids that could not be looked up: database silent."
+        )
+        self.feature_status = counter("feature_status_total", "Views by what was found.", "view", "status")
+        self.fallbacks = counter("feature_fallbacks_total", "Features that took their fallback.", "feature")
+        self.rule_hits = counter("rule_hits_total", "Rules that fired.", "rule")
+        self.rule_errors = counter("rule_errors_total", "Rules that failed on values.", "rule")
+        self.online_store_up = Gauge("online_store_up", "Online store connected.", registry=registry)
+        self.model = Gauge(
+            "model_info", "The bundle in service.", ("name", "version", "bundle_sha256"), registry=registry
+        )
+        self.swaps = counter("model_swaps_total", "Attempts to load a bundle.", "outcome")
+        self.flushes = counter("decision_flushes_total", "Batches sent to the database.", "outcome")
+        self.flushed = counter("decision_records_flushed_total", "Records sent to the database.", "outcome")
+        self._spool_records = Gauge("spool_records", "Records not in the database yet.", registry=registry)
+        self._spool_bytes = Gauge("spool_bytes", "Size of the spool.", registry=registry)
+
+    def spool(self, records: int, size: int) -> None:
+        """Set what the spool holds."""
+        self._spool_records.set(records)
+        self._spool_bytes.set(size)

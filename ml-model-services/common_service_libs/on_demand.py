@@ -1,0 +1,158 @@
+"""The contract's expression language, compiled once to a function over Python floats.
+
+The language: names, numbers, `+ - * /`, a sign, one comparison (1.0 or 0.0) and six functions. All arithmetic is IEEE
+double, null is NaN. `feature-store-management/contracts/expression_vectors.json` holds what every interpreter of it
+must compute and refuse.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from common_service_libs.errors import ExpressionError
+from common_service_libs.feature_contract import OnDemandFeature
+
+SECONDS_A_DAY = 86400.0
+MAX_EXPRESSION_CHARS = 4000
+
+OnDemandFunction = Callable[[Mapping[str, float]], tuple[float, ...]]
+
+
+def divide(a: float, b: float) -> float:
+    """Divide as IEEE 754 does.
+
+    >>> divide(1.0, 0.0), divide(-1.0, 0.0), divide(0.0, 0.0)
+    (inf, -inf, nan)
+    """
+    if b == 0.0:
+        if a == 0.0 or a != a:
+            return math.nan
+        return math.copysign(math.inf, a) * math.copysign(1.0, b)
+    return a / b
+
+
+def coalesce(a: float, b: float) -> float:
+    """Return `b` where `a` is null."""
+    return b if a != a else a
+
+
+def where(c: float, a: float, b: float) -> float:
+    """Return `a` where `c` is neither 0 nor null, else `b`."""
+    return b if c == 0.0 or c != c else a
+
+
+def _floor(value: float) -> float:
+    return float(math.floor(value)) if math.isfinite(value) else value
+
+
+def day(t: float) -> float:
+    """Return the days since 1970-01-01 of `t` (seconds since the epoch, UTC)."""
+    return _floor(t / SECONDS_A_DAY)
+
+
+def hour(t: float) -> float:
+    """Return the hour of the day of `t` (seconds since the epoch, UTC), 0 to 23."""
+    return _floor((t - SECONDS_A_DAY * _floor(t / SECONDS_A_DAY)) / 3600.0)
+
+
+def weekday(t: float) -> float:
+    """Return the weekday of `t` (seconds since the epoch, UTC), 0 = Monday.
+
+    >>> weekday(0.0)  # a Thursday
+    3.0
+    """
+    days = day(t) + 3.0
+    return days % 7.0 if math.isfinite(days) else math.nan
+
+
+def if_same_day(v: float, d: float, t: float) -> float:
+    """Return the running total `v` of day `d` if `t` falls on that day; a total of another day counts as zero."""
+    return coalesce(v, 0.0) if d == day(t) else 0.0
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., float], int]] = {
+    "coalesce": (coalesce, 2),
+    "where": (where, 3),
+    "day": (day, 1),
+    "hour": (hour, 1),
+    "weekday": (weekday, 1),
+    "if_same_day": (if_same_day, 3),
+}
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
+_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
+_DIVIDE = "__divide"
+_ARGUMENT = "__inputs"
+
+
+def names_in(expression: str) -> frozenset[str]:
+    """Return the input names that `expression` reads; raises ExpressionError for text outside of the language."""
+    seen: set[str] = set()
+    _Translator(expression, seen=seen).translate()
+    return frozenset(seen)
+
+
+def compile_features(features: Sequence[OnDemandFeature], inputs: Collection[str]) -> OnDemandFunction:
+    """Compile all `features` into one function from input values to the tuple of feature values, in order.
+
+    Raises ExpressionError for an expression outside of the language or a name that is not among `inputs`.
+    """
+    bodies = []
+    for feature in features:
+        seen: set[str] = set()
+        bodies.append(_Translator(feature.expression, seen=seen).translate())
+        if unknown := sorted(seen - set(inputs)):
+            raise ExpressionError(f"{feature.name}: unknown name {unknown[0]} in {feature.expression!r}")
+    arguments = ast.arguments(posonlyargs=[], args=[ast.arg(_ARGUMENT)], kwonlyargs=[], kw_defaults=[], defaults=[])
+    tree = ast.Expression(ast.Lambda(arguments, ast.Tuple(bodies, ast.Load())))
+    code = compile(ast.fix_missing_locations(tree), "<on-demand features>", "eval")
+    scope = {"__builtins__": {}, _DIVIDE: divide} | {name: pair[0] for name, pair in FUNCTIONS.items()}
+    compiled: OnDemandFunction = eval(code, scope)  # noqa: S307 - the tree was built here, node by node
+    return compiled
+
+
+class _Translator:
+    """Turns one expression into a Python syntax tree that holds white-listed nodes only."""
+
+    def __init__(self, expression: str, seen: set[str]) -> None:
+        self._expression = expression
+        self._seen = seen
+
+    def translate(self) -> ast.expr:
+        if len(self._expression) > MAX_EXPRESSION_CHARS:
+            raise ExpressionError(f"an expression is longer than {MAX_EXPRESSION_CHARS} characters")
+        try:
+            tree = ast.parse(self._expression.strip(), mode="eval")
+            return self._node(tree.body)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise ExpressionError(f"not an expression: {self._expression!r}: {error}") from None
+
+    def _node(self, node: ast.expr) -> ast.expr:  # noqa: PLR0911 - one return a kind of node
+        match node:
+            case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+                return ast.Constant(self._number(value))
+            case ast.Name(id=name) if name not in FUNCTIONS:
+                self._seen.add(name)
+                return ast.Subscript(ast.Name(_ARGUMENT, ast.Load()), ast.Constant(name), ast.Load())
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as op, operand=operand):
+                return ast.UnaryOp(op, self._node(operand))
+            case ast.BinOp(left=left, op=ast.Div(), right=right):
+                return ast.Call(ast.Name(_DIVIDE, ast.Load()), [self._node(left), self._node(right)], [])
+            case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _OPERATORS):
+                return ast.BinOp(self._node(left), op, self._node(right))
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if isinstance(op, _COMPARISONS):
+                test = ast.Compare(self._node(left), [op], [self._node(right)])
+                return ast.IfExp(test, ast.Constant(1.0), ast.Constant(0.0))
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
+                arity = FUNCTIONS[name][1]
+                if len(args) != arity:
+                    raise ExpressionError(f"{name} takes {arity} arguments: {self._expression!r}")
+                return ast.Call(ast.Name(name, ast.Load()), [self._node(arg) for arg in args], [])
+        raise ExpressionError(f"not in the expression language: {ast.unparse(node)!r} in {self._expression!r}")
+
+    def _number(self, value: float) -> float:
+        try:
+            return float(value)
+        except OverflowError:
+            raise ExpressionError(f"a number beyond a double in {self._expression!r}") from None
