@@ -1,0 +1,263 @@
+"""The training recipe all models follow: load -> validate -> fit -> evaluate -> bundle -> register -> report.
+
+A model supplies three hooks: where its data comes from, how it is fitted and what its actions cost. Training ends
+with a challenger under the alias `staging`; whether it is better is the gate's question.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common_ml_utils.data_schemas.training_data_contract import PublishedContract, require_both_classes
+from common_ml_utils.drift_reference import reference_statistics
+from common_ml_utils.evaluation_utils import confusion_at, ordered_thresholds, ranking_and_calibration
+from common_ml_utils.mlflow_utils import ModelRegistry, TrainingRun, git_commit
+from common_ml_utils.native_models import NativeModel
+from common_ml_utils.plots import SHAP_ROWS, model_plots
+from common_ml_utils.preprocessing import Preprocessing
+from common_ml_utils.release_bundle import (
+    BundleContents,
+    ReleaseBundle,
+    TrainingInterval,
+    golden_rows,
+    write_bundle,
+)
+from common_ml_utils.reports import StepClock, measurement, write_html, write_report
+from common_ml_utils.training_sets import TrainingSetStore
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Labelled frames of one grain, already checked against the contract.
+
+    `labelled` is everything that was fetched and has the identity `data_version`; `training` fits the model that
+    is released; `folds` are (fit, validation) pairs inside `training`, for thresholds; `holdout` measures it.
+    """
+
+    contract: PublishedContract
+    labelled: pd.DataFrame
+    training: pd.DataFrame
+    folds: Sequence[tuple[pd.DataFrame, pd.DataFrame]]
+    holdout: pd.DataFrame
+    interval: TrainingInterval
+    label: str
+    label_policy_version: str
+    data_version: str
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """The names of a model: in the registry, in MLflow's experiments, in reports, and of its two thresholds."""
+
+    model_name: str
+    experiment: str
+    report: str
+    thresholds: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """The challenger that training registered."""
+
+    version: int
+    bundle_sha256: str
+    metrics: dict[str, float]
+
+
+class BaseModelTrainer(ABC):
+    """Runs the recipe; subclasses fill in the three hooks and may add metrics of their own."""
+
+    identity: ModelIdentity
+
+    def __init__(self, registry: ModelRegistry, reports_dir: Path, data_dir: Path, parameters: Mapping[str, Any]):
+        self.registry = registry
+        self.reports_dir = reports_dir / self.identity.report
+        self.training_sets = TrainingSetStore(data_dir / "training_sets" / self.identity.report)
+        self.parameters = dict(parameters)
+        self.clock = StepClock()
+
+    @abstractmethod
+    def load(self) -> TrainingData:
+        """Fetch, check and split the data."""
+
+    @abstractmethod
+    def fit(self, preprocessing: Preprocessing, frame: pd.DataFrame) -> NativeModel:
+        """Fit the model on a labelled frame; the same frame and settings give the same bytes."""
+
+    @abstractmethod
+    def action_costs(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return the cost of the three actions, mildest first, shape (rows, 3), given the true labels."""
+
+    def own_metrics(self, frame: pd.DataFrame, scores: np.ndarray) -> dict[str, float]:
+        """Return metrics only this model has."""
+        return {}
+
+    def train(self) -> TrainingOutcome:
+        """Run the recipe and return the registered challenger; nothing is registered when a step fails."""
+        clock = self.clock
+        self.registry.check_reachable()
+        with clock.step("load"):
+            data = self.load()
+            self.training_sets.save(data.data_version, data.labelled)
+        with clock.step("validate"):
+            validation = self._validate(data)
+        with clock.step("fit"):
+            preprocessing = Preprocessing.fit(data.contract.service, data.training)
+            model = self._fitted(preprocessing, data.training, data.label)
+        with clock.step("evaluate"):
+            scores = model.scores(preprocessing.transform(data.holdout))
+            metrics = self._metrics(data.holdout, scores, data.label)
+            plots = self._plots(data, preprocessing, model, scores, validation.thresholds)
+        with clock.step("register"), tempfile.TemporaryDirectory() as folder:
+            bundle = self._bundle(Path(folder) / "bundle", data, preprocessing, model, scores, validation)
+            run = self._run(data, metrics, validation, plots)
+            version = self.registry.register(Path(folder) / "bundle", bundle, run)
+        self._report(data, metrics, validation, plots, version, bundle)
+        return TrainingOutcome(version, bundle.sha256, metrics)
+
+    def _validate(self, data: TrainingData) -> ValidationOutcome:
+        """Fit and score every fold; choose the thresholds on scores of rows their model had not seen."""
+        frames, scores, fold_metrics = [], [], []
+        for fit_rows, validation_rows in data.folds:
+            preprocessing = Preprocessing.fit(data.contract.service, fit_rows)
+            model = self._fitted(preprocessing, fit_rows, data.label)
+            unseen = model.scores(preprocessing.transform(validation_rows))
+            frames.append(validation_rows)
+            scores.append(unseen)
+            fold_metrics.append(ranking_and_calibration(validation_rows[data.label].to_numpy(), unseen))
+        cuts = ordered_thresholds(np.concatenate(scores), self.action_costs(pd.concat(frames)))
+        return ValidationOutcome(dict(zip(self.identity.thresholds, cuts, strict=True)), fold_metrics)
+
+    def _fitted(self, preprocessing: Preprocessing, frame: pd.DataFrame, label: str) -> NativeModel:
+        require_both_classes(frame[label], "training")
+        return self.fit(preprocessing, frame)
+
+    def _metrics(self, frame: pd.DataFrame, scores: np.ndarray, label: str) -> dict[str, float]:
+        return {**ranking_and_calibration(frame[label].to_numpy(), scores), **self.own_metrics(frame, scores)}
+
+    def _plots(
+        self,
+        data: TrainingData,
+        preprocessing: Preprocessing,
+        model: NativeModel,
+        scores: np.ndarray,
+        thresholds: dict[str, float],
+    ) -> dict[str, bytes]:
+        sample = data.holdout.iloc[np.linspace(0, len(data.holdout) - 1, min(SHAP_ROWS, len(data.holdout))).astype(int)]
+        matrix = preprocessing.transform(sample)
+        labels = data.holdout[data.label].to_numpy()
+        return model_plots(labels, scores, thresholds, preprocessing.names, matrix, model.contributions(matrix))
+
+    def _bundle(
+        self,
+        folder: Path,
+        data: TrainingData,
+        preprocessing: Preprocessing,
+        model: NativeModel,
+        scores: np.ndarray,
+        validation: ValidationOutcome,
+    ) -> ReleaseBundle:
+        """Write the bundle and load it back as a service would; reference scores are of unseen rows."""
+        sha256 = write_bundle(
+            BundleContents(
+                model_name=self.identity.model_name,
+                model=model,
+                contract=data.contract,
+                preprocessing=preprocessing,
+                thresholds=validation.thresholds,
+                reference=reference_statistics(data.training, preprocessing, scores),
+                golden=golden_rows(data.holdout, preprocessing, model),
+                training=data.interval,
+                label_policy_version=data.label_policy_version,
+                git_commit=git_commit(Path(__file__).parents[1]),
+                data_version=data.data_version,
+            ),
+            folder,
+        )
+        return ReleaseBundle.load(folder, sha256)
+
+    def _run(
+        self,
+        data: TrainingData,
+        metrics: dict[str, float],
+        validation: ValidationOutcome,
+        plots: dict[str, bytes],
+    ) -> TrainingRun:
+        interval = data.interval
+        return TrainingRun(
+            experiment=self.identity.experiment,
+            run_name=f"{self.identity.report}-{interval.holdout_end:%Y%m%d}-{data.data_version[:8]}",
+            parameters={**self.parameters, **{f"threshold.{k}": v for k, v in validation.thresholds.items()}},
+            metrics={**metrics, **validation.means()},
+            tags={
+                "training_interval": f"{interval.start:%Y-%m-%d}/{interval.end:%Y-%m-%d}",
+                "holdout_interval": f"{interval.holdout_start:%Y-%m-%d}/{interval.holdout_end:%Y-%m-%d}",
+                "label_policy_version": data.label_policy_version,
+            },
+            figures=plots,
+        )
+
+    def _report(
+        self,
+        data: TrainingData,
+        metrics: dict[str, float],
+        validation: ValidationOutcome,
+        plots: dict[str, bytes],
+        version: int,
+        bundle: ReleaseBundle,
+    ) -> None:
+        """Write `train.json` and `train.html`."""
+        labels, scores = data.holdout[data.label].to_numpy(), bundle.score_frame(data.holdout)
+        rows = {
+            "training": len(data.training),
+            "training_positives": int(data.training[data.label].sum()),
+            "holdout": len(data.holdout),
+            "holdout_positives": int(labels.sum()),
+        }
+        tables: dict[str, Mapping[str, Any]] = {
+            "Holdout metrics": metrics,
+            "Validation, mean of folds": validation.means(),
+            "Thresholds": validation.thresholds,
+            "Rows": rows,
+            "Seconds": self.clock.seconds,
+        }
+        write_report(
+            self.reports_dir / "train.json",
+            [measurement(name, value, "ratio") for name, value in metrics.items()],
+            model_name=self.identity.model_name,
+            version=version,
+            bundle_sha256=bundle.sha256,
+            metrics=metrics,
+            validation=validation.fold_metrics,
+            validation_mean=validation.means(),
+            thresholds=validation.thresholds,
+            confusion={name: confusion_at(labels, scores, cut) for name, cut in validation.thresholds.items()},
+            rows=rows,
+            interval=bundle.manifest.training.model_dump(mode="json"),
+            data_version=data.data_version,
+            git_commit=bundle.manifest.git_commit,
+            seconds=self.clock.seconds,
+        )
+        title = f"{self.identity.model_name} version {version}"
+        write_html(self.reports_dir / "train.html", title, tables, plots)
+
+
+@dataclass(frozen=True)
+class ValidationOutcome:
+    """Thresholds chosen on unseen rows, and the metrics of each fold."""
+
+    thresholds: dict[str, float]
+    fold_metrics: list[dict[str, float]]
+
+    def means(self) -> dict[str, float]:
+        """Return `validation_<metric>`, the mean over the folds."""
+        names = self.fold_metrics[0]
+        return {f"validation_{name}": float(np.mean([fold[name] for fold in self.fold_metrics])) for name in names}

@@ -1,0 +1,1 @@
+"""Schemas of the data that crosses a boundary of this root."""

@@ -1,0 +1,96 @@
+"""The two model libraries behind one small interface: bytes, scores and SHAP contributions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from common_ml_utils.errors import BundleError
+
+ModelKind = Literal["xgboost", "lightgbm"]
+MODEL_FILES: dict[ModelKind, str] = {"xgboost": "model.ubj", "lightgbm": "model.txt"}
+
+
+class NativeModel(Protocol):
+    """A trained binary classifier in its library's own format; the matrix is float64, NaN is missing."""
+
+    kind: ModelKind
+
+    def to_bytes(self) -> bytes:
+        """Return the model file's content; the same model gives the same bytes."""
+
+    def scores(self, matrix: np.ndarray) -> np.ndarray:
+        """Return P(positive) for each row, float64."""
+
+    def contributions(self, matrix: np.ndarray) -> np.ndarray:
+        """Return exact SHAP values in log-odds, shape (rows, features); the base value is left out."""
+
+
+class XGBoostModel:
+    """An XGBoost booster trained with `binary:logistic`."""
+
+    kind: ModelKind = "xgboost"
+
+    def __init__(self, booster: Any) -> None:
+        self.booster = booster
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> XGBoostModel:
+        """Read a UBJ file's content."""
+        import xgboost
+
+        return cls(xgboost.Booster(model_file=bytearray(content)))
+
+    def to_bytes(self) -> bytes:
+        """Return the UBJ file's content."""
+        return bytes(self.booster.save_raw("ubj"))
+
+    def scores(self, matrix: np.ndarray) -> np.ndarray:
+        """Return P(positive) for each row, without building a DMatrix."""
+        return self.booster.inplace_predict(matrix).astype(np.float64)
+
+    def contributions(self, matrix: np.ndarray) -> np.ndarray:
+        """Return TreeSHAP values in log-odds."""
+        import xgboost
+
+        return self.booster.predict(xgboost.DMatrix(matrix), pred_contribs=True)[:, :-1].astype(np.float64)
+
+
+class LightGBMModel:
+    """A LightGBM booster trained with objective `binary`."""
+
+    kind: ModelKind = "lightgbm"
+
+    def __init__(self, booster: Any) -> None:
+        self.booster = booster
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> LightGBMModel:
+        """Read a text file's content."""
+        import lightgbm
+
+        return cls(lightgbm.Booster(model_str=content.decode()))
+
+    def to_bytes(self) -> bytes:
+        """Return the text file's content."""
+        return self.booster.model_to_string().encode()
+
+    def scores(self, matrix: np.ndarray) -> np.ndarray:
+        """Return P(positive) for each row."""
+        return np.asarray(self.booster.predict(matrix), dtype=np.float64)
+
+    def contributions(self, matrix: np.ndarray) -> np.ndarray:
+        """Return TreeSHAP values in log-odds."""
+        return np.asarray(self.booster.predict(matrix, pred_contrib=True), dtype=np.float64)[:, :-1]
+
+
+def load_native_model(kind: str, content: bytes) -> NativeModel:
+    """Read a model file's content; raises BundleError when it is not a model of that kind."""
+    readers = {"xgboost": XGBoostModel.from_bytes, "lightgbm": LightGBMModel.from_bytes}
+    if kind not in readers:
+        raise BundleError(f"unknown model kind {kind!r}: expected one of {sorted(readers)}")
+    try:
+        return readers[kind](content)
+    except Exception as error:  # each library raises its own type
+        raise BundleError(f"the {kind} model file can't be read: {error}") from error

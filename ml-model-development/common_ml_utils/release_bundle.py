@@ -1,0 +1,250 @@
+"""The release bundle: everything a score needs, in plain files under a manifest of SHA-256 hashes.
+
+Format: docs/architecture.md, "Release bundle". Writing is deterministic: the same contents give the same bytes.
+Loading checks every hash before it parses a file, then reproduces the golden rows. Nothing here is pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, model_validator
+
+from common_ml_utils.data_schemas.training_data_contract import PublishedContract
+from common_ml_utils.errors import BundleError, DataError
+from common_ml_utils.native_models import MODEL_FILES, ModelKind, NativeModel, load_native_model
+from common_ml_utils.preprocessing import FeatureValue, Preprocessing
+
+MANIFEST = "manifest.json"
+PREPROCESSING = "preprocessing.json"
+FEATURE_SERVICE = "feature_service.json"
+THRESHOLDS = "thresholds.json"
+REFERENCE = "reference.json"
+GOLDEN = "golden.json"
+GOLDEN_TOLERANCE = 1e-6
+MINIMUM_GOLDEN_ROWS = 20
+
+
+class TrainingInterval(BaseModel):
+    """What the model saw and what it was measured on; [start, end) and [holdout_start, holdout_end), UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: datetime
+    end: datetime
+    holdout_start: datetime
+    holdout_end: datetime
+    rows: int
+    positives: int
+
+    @field_serializer("start", "end", "holdout_start", "holdout_end")
+    def _iso(self, value: datetime) -> str:
+        return value.isoformat()
+
+
+class Manifest(BaseModel):
+    """The bundle's table of contents; the hash of its file is the bundle's identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    model_name: str
+    model_kind: ModelKind
+    model_file: str
+    feature_service: str
+    label_policy_version: str | int
+    training: TrainingInterval
+    git_commit: str
+    data_version: str
+    files: dict[str, str]
+
+    @model_validator(mode="after")
+    def _files_are_complete_and_flat(self) -> Manifest:
+        needed = {self.model_file, PREPROCESSING, FEATURE_SERVICE, THRESHOLDS, REFERENCE, GOLDEN}
+        if set(self.files) != needed:
+            raise ValueError(f"files must be exactly {sorted(needed)}, not {sorted(self.files)}")
+        if any(Path(name).name != name for name in self.files):
+            raise ValueError("file names must have no folder part")
+        return self
+
+
+@dataclass(frozen=True)
+class GoldenRow:
+    """A feature vector and the score every loader must give it."""
+
+    features: dict[str, FeatureValue]
+    score: float
+
+
+@dataclass(frozen=True)
+class BundleContents:
+    """What goes into a bundle, before it is written."""
+
+    model_name: str
+    model: NativeModel
+    contract: PublishedContract
+    preprocessing: Preprocessing
+    thresholds: dict[str, float]
+    reference: dict[str, dict[str, Any]]
+    golden: list[GoldenRow]
+    training: TrainingInterval
+    label_policy_version: str | int
+    git_commit: str
+    data_version: str
+
+
+def write_bundle(contents: BundleContents, folder: Path) -> str:
+    """Write the bundle into an empty or new folder and return its identity, the manifest's SHA-256."""
+    if len(contents.golden) < MINIMUM_GOLDEN_ROWS:
+        raise BundleError(f"{len(contents.golden)} golden rows, at least {MINIMUM_GOLDEN_ROWS} are needed")
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise BundleError(f"{folder} is not empty")
+    model_file = MODEL_FILES[contents.model.kind]
+    files = {
+        model_file: contents.model.to_bytes(),
+        PREPROCESSING: _json_bytes(contents.preprocessing.model_dump(mode="json", exclude_none=True)),
+        FEATURE_SERVICE: contents.contract.text.encode(),
+        THRESHOLDS: _json_bytes(contents.thresholds),
+        REFERENCE: _json_bytes(contents.reference),
+        GOLDEN: _json_bytes([{"features": row.features, "score": row.score} for row in contents.golden]),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    manifest = Manifest(
+        model_name=contents.model_name,
+        model_kind=contents.model.kind,
+        model_file=model_file,
+        feature_service=contents.contract.service.name,
+        label_policy_version=contents.label_policy_version,
+        training=contents.training,
+        git_commit=contents.git_commit,
+        data_version=contents.data_version,
+        files={name: _sha256(content) for name, content in files.items()},
+    )
+    content = _json_bytes(manifest.model_dump(mode="json"))
+    (folder / MANIFEST).write_bytes(content)
+    return _sha256(content)
+
+
+def verify_bundle(folder: Path, expected_sha256: str | None = None) -> tuple[Manifest, dict[str, bytes], str]:
+    """Check the manifest's own hash and every file's, and return manifest, contents and identity.
+
+    Only the manifest is parsed. The contents returned are the bytes that were hashed, so a file that changes
+    afterwards can't slip in. Raises BundleError that names the first thing wrong.
+    """
+    try:
+        manifest_bytes = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(f"no readable {MANIFEST} in {folder}: {error}") from error
+    identity = _sha256(manifest_bytes)
+    if expected_sha256 is not None and identity != expected_sha256:
+        raise BundleError(f"{MANIFEST} has SHA-256 {identity}, the registry says {expected_sha256}")
+    try:
+        manifest = Manifest.model_validate_json(manifest_bytes)
+    except ValidationError as error:
+        raise BundleError(f"{MANIFEST} can't be read: {error}") from error
+    unlisted = sorted({path.name for path in folder.iterdir()} - {MANIFEST, *manifest.files})
+    if unlisted:
+        raise BundleError(f"files that the manifest does not list: {unlisted}")
+    contents: dict[str, bytes] = {}
+    for name, expected in manifest.files.items():
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{name} can't be read: {error}") from error
+        if _sha256(contents[name]) != expected:
+            raise BundleError(f"{name} was altered: its SHA-256 is not the manifest's")
+    return manifest, contents, identity
+
+
+class ReleaseBundle:
+    """A loaded, verified bundle with a fast one-row path and a batch path."""
+
+    def __init__(self, manifest: Manifest, contents: Mapping[str, bytes], sha256: str) -> None:
+        self.manifest = manifest
+        self.sha256 = sha256
+        try:
+            self.contract = PublishedContract.parse(contents[FEATURE_SERVICE].decode())
+            self.preprocessing = Preprocessing.model_validate_json(contents[PREPROCESSING])
+            self.thresholds: dict[str, float] = json.loads(contents[THRESHOLDS])
+            self.reference: dict[str, dict[str, Any]] = json.loads(contents[REFERENCE])
+            self.golden = [GoldenRow(**row) for row in json.loads(contents[GOLDEN])]
+        except (DataError, ValueError, TypeError) as error:
+            raise BundleError(f"the bundle can't be read: {error}") from error
+        self.model = load_native_model(manifest.model_kind, contents[manifest.model_file])
+        if self.preprocessing.names != self.contract.service.feature_names:
+            raise BundleError("preprocessing and feature service name different vectors")
+
+    @classmethod
+    def load(cls, folder: Path, expected_sha256: str | None = None) -> ReleaseBundle:
+        """Verify, parse and try the bundle; raises BundleError when it is not exactly what was released."""
+        bundle = cls(*verify_bundle(folder, expected_sha256))
+        bundle.check_golden_rows()
+        return bundle
+
+    def score_row(self, features: Mapping[str, FeatureValue]) -> float:
+        """Return P(positive) of one feature vector."""
+        return float(self.model.scores(self.preprocessing.transform_row(features))[0])
+
+    def score_frame(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return P(positive) for each row, in the frame's order."""
+        if frame.empty:
+            return np.empty(0, dtype=np.float64)
+        return self.model.scores(self.preprocessing.transform(frame))
+
+    def check_golden_rows(self) -> None:
+        """Raise BundleError unless both paths reproduce every golden score within 1e-6."""
+        frame = pd.DataFrame([row.features for row in self.golden], columns=self.preprocessing.names, dtype=object)
+        batch = self.score_frame(frame)
+        for i, row in enumerate(self.golden):
+            for path, score in (("one-row", self.score_row(row.features)), ("batch", float(batch[i]))):
+                if not math.isclose(score, row.score, rel_tol=0, abs_tol=GOLDEN_TOLERANCE):
+                    raise BundleError(f"golden row {i}, {path} path: expected {row.score}, got {score}")
+
+
+def golden_rows(
+    frame: pd.DataFrame, preprocessing: Preprocessing, model: NativeModel, count: int = 32
+) -> list[GoldenRow]:
+    """Pick rows over the whole range of scores, then null, all-null and unknown-category cases.
+
+    A null case is made for each feature, so a loader that reads a null as zero is found out.
+    """
+    by_score = np.argsort(model.scores(preprocessing.transform(frame)), kind="stable")
+    picked = by_score[np.unique(np.linspace(0, len(by_score) - 1, count).astype(int))]
+    vectors = [_vector(frame.iloc[position], preprocessing) for position in picked]
+    highest = vectors[-1]
+    vectors += [{**highest, name: None} for name in preprocessing.names]
+    vectors.append(dict.fromkeys(preprocessing.names))
+    vectors += [
+        {**highest, feature.name: "a category never seen"}
+        for feature in preprocessing.features
+        if feature.kind == "categorical"
+    ]
+    return [GoldenRow(vector, float(model.scores(preprocessing.transform_row(vector))[0])) for vector in vectors]
+
+
+def _vector(row: pd.Series, preprocessing: Preprocessing) -> dict[str, FeatureValue]:
+    values = {name: row[name] for name in preprocessing.names}
+    return {name: None if pd.isna(value) else _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> FeatureValue:
+    return value if isinstance(value, str) else float(value)
+
+
+def _json_bytes(document: Any) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
