@@ -104,7 +104,7 @@ def read_chunks(
     *,
     chunk_rows: int = 50_000,
 ) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the query's rows, of one snapshot, in lists of at most `chunk_rows`: for results beyond memory."""
+    """Yield the query's rows, all of one snapshot, in lists of at most `chunk_rows` rows."""
     with connection.transaction(), connection.cursor(name="read_chunks") as cursor:
         cursor.execute(query, parameters)
         while chunk := cursor.fetchmany(chunk_rows):

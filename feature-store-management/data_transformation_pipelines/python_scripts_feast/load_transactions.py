@@ -2,10 +2,10 @@
 
 `python -m data_transformation_pipelines.python_scripts_feast.load_transactions --source DIR [--date D ...]`
 
-A day's rows are replaced in one transaction: whatever a rerun, a duplicate file or a run that broke off did, the
-tables end as one clean run leaves them. Without --date, the days that are new or whose files changed are loaded.
-A file that is not what it must be is refused: nothing of its day is loaded, the version loaded before stays, and
-the other days go on.
+A day's rows are replaced in one transaction: whatever a rerun, a duplicate file or a run that broke off did,
+the tables end as one clean run leaves them. Without --date, the days that are new or whose files changed are
+loaded. A file that is not what it must be is refused: nothing of its day is loaded, the version loaded before
+stays, and the other days go on.
 
 Exit 0: every day asked for is in the tables; 1: a file was refused or the database failed; 2: bad options,
 settings or data set. The report is `REPORTS_DIR/load_transactions.json`.
@@ -37,7 +37,6 @@ from data_source_connectors.database_connector import (
     copy_columns,
     copy_rows,
 )
-
 from data_source_connectors.settings import SettingsError, read_settings
 
 from .command_line import BAD_USAGE, OneLineParser, ReportSettings, iso_date, write_report
