@@ -25,9 +25,27 @@ def render(template, *, logical_date=MORNING, run_after=MORNING, params=None, ev
         dag_run=SimpleNamespace(logical_date=logical_date, run_after=run_after),
         params={"date": None, "as_of": None} | (params or {}),
         macros=macros,
-        triggering_asset_events={"fraud_batch_decisions": [SimpleNamespace(extra=e) for e in events]}
-        if events
-        else {},
+        triggering_asset_events=_triggering(events),
+    )
+
+
+def _triggering(extras):
+    from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult  # noqa: PLC0415
+    from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor  # noqa: PLC0415
+
+    name = "fraud_batch_decisions"
+    return TriggeringAssetEventsAccessor.build(
+        AssetEventDagRunReferenceResult(
+            asset={"name": name, "uri": name, "extra": {}},
+            extra=extra,
+            source_task_id="decide",
+            source_dag_id="score_daily_transactions_fraud",
+            source_run_id="r",
+            source_map_index=-1,
+            source_aliases=[],
+            timestamp=MORNING,
+        )
+        for extra in extras
     )
 
 

@@ -11,6 +11,6 @@ OWNER = "mlops-platform"
 TASK_DEFAULTS: dict[str, Any] = {
     "owner": OWNER,
     "retries": 1,
-    "retry_delay": timedelta(seconds=30),
+    "retry_delay": timedelta(seconds=15),
     "execution_timeout": timedelta(minutes=30),
 }
