@@ -187,7 +187,7 @@ def _broker(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
     def command() -> list[str]:
         return [
             str(wheels.broker()), "broker", f"--listener-url={url}", f"--advertised-listener-url={url}",
-            "--storage-engine=memory://tansu/",
+            "--storage-engine=s3://kafka/",
         ]  # fmt: skip
 
     return Service(
@@ -198,6 +198,14 @@ def _broker(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
         command=command,
         check=functools.partial(health.broker, port),
         cwd=instance.service_dir("broker"),
+        needs=("s3",),  # topics, records and group offsets are objects: they outlive the broker
+        env={
+            "AWS_ENDPOINT": f"http://127.0.0.1:{ports['s3']}",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": secrets["s3_access_key"],
+            "AWS_SECRET_ACCESS_KEY": secrets["s3_secret_key"],
+            "AWS_DEFAULT_REGION": REGION,
+        },
         address=f"127.0.0.1:{port}",
     )
 

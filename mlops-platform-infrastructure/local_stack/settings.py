@@ -10,7 +10,7 @@ from pathlib import Path
 from local_stack.instance import REPO_DIR, Instance
 
 SECRET_VARIABLES = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|API_KEY$|FERNET|SQL_ALCHEMY_CONN|JWT")
-BUCKETS = ("mlflow", "data")
+BUCKETS = ("mlflow", "data", "kafka")
 REGION = "us-east-1"
 _ASSIGNMENT = re.compile(r"([A-Z_][A-Z0-9_]*)=(.*)")
 
