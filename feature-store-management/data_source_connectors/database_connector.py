@@ -76,21 +76,21 @@ def connect(settings: DatabaseSettings, *, application_name: str) -> Iterator[Co
         yield connection
 
 
-def copy_columns(connection: Connection, table: tuple[str, str], columns: Sequence[Column]) -> None:
-    """Append the columns' rows to a table (schema, name) by binary COPY."""
+def copy_columns(connection: Connection, table: str, columns: Sequence[Column]) -> None:
+    """Append the columns' rows to a table of the search path by binary COPY."""
     statement = sql.SQL("copy {} ({}) from stdin (format binary)").format(
-        sql.Identifier(*table), sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
+        sql.Identifier(table), sql.SQL(", ").join(sql.Identifier(column.name) for column in columns)
     )
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(encode(columns))
 
 
 def copy_rows(
-    connection: Connection, table: tuple[str, str], columns: Sequence[str], rows: Iterable[Sequence[object]]
+    connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
-    """Append rows of Python values (None is null) to a table (schema, name) by text COPY."""
+    """Append rows of Python values (None is null) to a table of the search path by text COPY."""
     statement = sql.SQL("copy {} ({}) from stdin").format(
-        sql.Identifier(*table), sql.SQL(", ").join(map(sql.Identifier, columns))
+        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     with connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:

@@ -1,8 +1,8 @@
 """Clean the subscribers' demographics: the Telco file becomes typed columns named as the features are.
 
-`python -m data_transformation_pipelines.python_scripts_feast.clean_user_demographics [--source FILE --out FILE]`
+`python -m data_transformation_pipelines.python_scripts_feast.clean_user_demographics`
 
-Checks the file against its schema (columns, types, categories, ranges), settles missing totals and reports how
+Checks the file against its schema (columns, types, categories, ranges), settles missing totals, reports how
 many. `load_subscribers` calls the same functions; as a command it checks a file, leaves the report
 `REPORTS_DIR/clean_user_demographics.json` and, with --out, the cleaned rows as Parquet.
 

@@ -23,12 +23,10 @@ import psycopg
 
 from data_source_connectors.database_connector import (
     Connection,
-    DatabaseSettings,
     DatabaseUnavailableError,
-    connect,
     copy_rows,
 )
-from data_source_connectors.settings import SettingsError, read_settings
+from data_source_connectors.settings import SettingsError
 
 from .clean_user_demographics import (
     DEFAULT_SOURCE,
@@ -39,9 +37,10 @@ from .clean_user_demographics import (
     log_line,
     read_source,
 )
-from .command_line import BAD_USAGE, OneLineParser, ReportSettings, iso_date, write_report
-from .label_maturity import LabelMaturity, LabelMaturityError, read_label_maturity
-from .raw_tables import LoadRunningError, writing
+from .command_line import BAD_USAGE, OneLineParser, iso_date, write_report
+from .label_maturity import LabelMaturity, LabelMaturityError
+from .load_settings import LoadSettings
+from .raw_tables import LoadRunningError, open_raw_tables
 
 COMMAND = "load_subscribers"
 
@@ -53,11 +52,11 @@ def replace_snapshot(
     snapshot_at, label_known_at = label_times(snapshot, maturity)
     columns = [subscribers.profiles[name].to_pylist() for name in FEATURES]
     with connection.transaction():
-        connection.execute("delete from raw.subscribers")
-        connection.execute("delete from raw.subscriber_labels")
+        connection.execute("delete from subscribers")
+        connection.execute("delete from subscriber_labels")
         copy_rows(
             connection,
-            ("raw", "subscribers"),
+            "subscribers",
             ["subscriber_id", *FEATURES, "snapshot_at", "known_at"],
             (
                 (subscriber_id, *values, snapshot_at, snapshot_at)
@@ -66,14 +65,14 @@ def replace_snapshot(
         )
         copy_rows(
             connection,
-            ("raw", "subscriber_labels"),
+            "subscriber_labels",
             ["subscriber_id", "churned", "event_timestamp", "known_at"],
             (
                 (subscriber_id, churned, snapshot_at, label_known_at)
                 for subscriber_id, churned in enumerate(subscribers.churned, start=1)
             ),
         )
-    connection.execute("analyze raw.subscribers, raw.subscriber_labels")
+    connection.execute("analyze subscribers, subscriber_labels")
 
 
 def label_times(snapshot: date, maturity: LabelMaturity) -> tuple[datetime, datetime]:
@@ -99,11 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     started = time.monotonic()
     try:
-        database = read_settings(DatabaseSettings)
-        reports_dir = read_settings(ReportSettings).reports_dir
-        maturity = read_label_maturity("churn")
+        settings = LoadSettings.read("churn")
+        maturity = settings.maturity
         subscribers = clean(read_source(arguments.source))
-        with connect(database, application_name=COMMAND) as connection, writing(connection):
+        with open_raw_tables(settings.database, settings.raw, application_name=COMMAND) as connection:
             replace_snapshot(connection, subscribers, arguments.snapshot_date, maturity)
         report = {
             "command": COMMAND,
@@ -115,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             **subscribers.report(),
             "seconds": round(time.monotonic() - started, 3),
         }
-        path = write_report(reports_dir, f"{COMMAND}.json", report)
+        path = write_report(settings.reports_dir, f"{COMMAND}.json", report)
     except OverflowError:
         print(
             f"{COMMAND}: labels of {arguments.snapshot_date} would be known after year 9999", file=sys.stderr

@@ -31,18 +31,17 @@ from tqdm import tqdm
 from data_source_connectors.binary_copy import Column
 from data_source_connectors.database_connector import (
     Connection,
-    DatabaseSettings,
     DatabaseUnavailableError,
-    connect,
     copy_columns,
     copy_rows,
 )
-from data_source_connectors.settings import SettingsError, read_settings
+from data_source_connectors.settings import SettingsError
 
-from .command_line import BAD_USAGE, OneLineParser, ReportSettings, iso_date, write_report
-from .label_maturity import LabelMaturity, LabelMaturityError, read_label_maturity
+from .command_line import BAD_USAGE, OneLineParser, iso_date, write_report
+from .label_maturity import LabelMaturity, LabelMaturityError
 from .landing_files import Kind, LandingError, Manifest, day_of, file_name, locked, read_manifest, sha256_of
-from .raw_tables import LoadRunningError, writing
+from .load_settings import LoadSettings
+from .raw_tables import LoadRunningError, open_raw_tables
 from .transaction_files import (
     LabelColumns,
     RefusedFileError,
@@ -139,10 +138,10 @@ def replace_day(connection: Connection, landed: LandedDay, dataset_id: str, matu
     try:
         with connection.transaction():
             for table in ("transactions", "transaction_labels", "loaded_file"):
-                connection.execute(f"delete from raw.{table} where tx_date = %s", (landed.day,))  # noqa: S608
+                connection.execute(f"delete from {table} where tx_date = %s", (landed.day,))  # noqa: S608
             _copy_day(connection, landed, maturity)
             connection.execute(
-                "insert into raw.dataset values (%s, now())"
+                "insert into dataset values (%s, now())"
                 " on conflict ((true)) do update set loaded_at = excluded.loaded_at",
                 (dataset_id,),
             )
@@ -161,7 +160,7 @@ def _copy_day(connection: Connection, landed: LandedDay, maturity: LabelMaturity
     days = Column("tx_date", "date", np.full(len(ids.values), np.datetime64(landed.day, "D")))
     copy_columns(
         connection,
-        ("raw", "transactions"),
+        "transactions",
         [
             ids,
             Column("tx_datetime", "timestamptz", transactions.tx_datetime),
@@ -174,7 +173,7 @@ def _copy_day(connection: Connection, landed: LandedDay, maturity: LabelMaturity
     )
     copy_columns(
         connection,
-        ("raw", "transaction_labels"),
+        "transaction_labels",
         [
             ids,
             days,
@@ -185,7 +184,7 @@ def _copy_day(connection: Connection, landed: LandedDay, maturity: LabelMaturity
     )
     copy_rows(
         connection,
-        ("raw", "loaded_file"),
+        "loaded_file",
         ("file_name", "tx_date", "sha256", "rows", "label_delay_days"),
         [
             (
@@ -202,7 +201,7 @@ def _copy_day(connection: Connection, landed: LandedDay, maturity: LabelMaturity
 
 def settle_dataset(connection: Connection, manifest: Manifest, *, replace: bool) -> None:
     """Make sure that the tables hold the folder's data set or nothing; OtherDatasetError unless `replace`."""
-    row = connection.execute("select dataset_id from raw.dataset").fetchone()
+    row = connection.execute("select dataset_id from dataset").fetchone()
     if row is None or row[0] == manifest.dataset_id:
         return
     if not replace:
@@ -211,13 +210,13 @@ def settle_dataset(connection: Connection, manifest: Manifest, *, replace: bool)
             " --replace-dataset empties the tables first"
         )
     with connection.transaction():
-        connection.execute("truncate raw.transactions, raw.transaction_labels, raw.loaded_file, raw.dataset")
+        connection.execute("truncate transactions, transaction_labels, loaded_file, dataset")
     print(f"emptied the tables of data set {row[0]}", flush=True)
 
 
 def read_ledger(connection: Connection) -> dict[str, LoadedFile]:
     """Return the ledger by file name."""
-    rows = connection.execute("select file_name, sha256, label_delay_days from raw.loaded_file").fetchall()
+    rows = connection.execute("select file_name, sha256, label_delay_days from loaded_file").fetchall()
     return {name: LoadedFile(sha256, delay) for name, sha256, delay in rows}
 
 
@@ -244,7 +243,7 @@ def load(connection: Connection, source: Source, requested: Sequence[date] | Non
         summary.transactions += len(parsed.transactions.transaction_id)
         summary.frauds += int(parsed.labels.is_fraud.sum())
     if summary.days_loaded:
-        connection.execute("analyze raw.transactions, raw.transaction_labels")
+        connection.execute("analyze transactions, transaction_labels")
 
 
 def refuse(summary: Summary, folder: Path, error: RefusedFileError) -> None:
@@ -275,9 +274,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def run(
-    arguments: argparse.Namespace, database: DatabaseSettings, maturity: LabelMaturity, report: dict[str, Any]
-) -> int:
+def run(arguments: argparse.Namespace, settings: LoadSettings, report: dict[str, Any]) -> int:
     """Load and fill in the report; return the exit code. Raises what `main` turns into a line."""
     with locked(arguments.source, exclusive=False):
         manifest = read_manifest(arguments.source)
@@ -287,9 +284,11 @@ def run(
             )
         summary = Summary(manifest.dataset_id)
         try:
-            with connect(database, application_name=COMMAND) as connection, writing(connection):
+            with open_raw_tables(settings.database, settings.raw, application_name=COMMAND) as connection:
                 settle_dataset(connection, manifest, replace=arguments.replace_dataset)
-                load(connection, Source(arguments.source, manifest, maturity), arguments.date, summary)
+                load(
+                    connection, Source(arguments.source, manifest, settings.maturity), arguments.date, summary
+                )
         finally:
             report.update(vars(summary))
     return 1 if summary.refused else 0
@@ -299,9 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parse_arguments(argv)
     try:
-        database = read_settings(DatabaseSettings)
-        reports_dir = read_settings(ReportSettings).reports_dir
-        maturity = read_label_maturity("fraud")
+        settings = LoadSettings.read("fraud")
     except (SettingsError, LabelMaturityError) as error:
         print(f"{COMMAND}: {error}", file=sys.stderr)
         return BAD_USAGE
@@ -310,18 +307,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command": COMMAND,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": str(arguments.source.resolve()),
-        "label_delay_days": maturity.delay_days,
-        "label_policy_version": maturity.policy_version,
+        "label_delay_days": settings.maturity.delay_days,
+        "label_policy_version": settings.maturity.policy_version,
         "error": None,
     }
     try:
-        code = run(arguments, database, maturity, report)
+        code = run(arguments, settings, report)
     except (OtherDatasetError, LandingError) as error:
         code, report["error"] = BAD_USAGE, str(error)
     except (DatabaseUnavailableError, LoadRunningError, psycopg.Error, OSError) as error:
         code, report["error"] = 1, " ".join(str(error).split())
     report["seconds"] = round(time.monotonic() - started, 3)
-    path = write_report(reports_dir, f"{COMMAND}.json", report)
+    path = write_report(settings.reports_dir, f"{COMMAND}.json", report)
     if report["error"]:
         print(f"{COMMAND}: {report['error']}", file=sys.stderr)
     else:

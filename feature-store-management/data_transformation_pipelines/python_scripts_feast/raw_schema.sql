@@ -1,16 +1,15 @@
--- The raw tables, as the loaders write them. Every statement may run again at any time.
--- Columns are those of the contract; nothing here is ever computed from the clock but raw.dataset.loaded_at.
-create schema if not exists raw;
+-- The raw tables, as the loaders write them, in the schema `raw` (the first of the search path).
+-- Every statement may run again at any time.
 
 -- The simulated data set the transactions belong to: one row. loaded_at: when a day of it was last written.
-create table if not exists raw.dataset (
+create table if not exists dataset (
     dataset_id text not null,
     loaded_at timestamptz not null
 );
-create unique index if not exists dataset_has_one_row on raw.dataset ((true));
+create unique index if not exists dataset_has_one_row on dataset ((true));
 
 -- Which version of each day's files is in the tables: what makes a second run load nothing.
-create table if not exists raw.loaded_file (
+create table if not exists loaded_file (
     file_name text primary key,
     tx_date date not null,
     sha256 text not null,
@@ -18,7 +17,7 @@ create table if not exists raw.loaded_file (
     label_delay_days integer -- of a labels file: the delay its known_at was computed with
 );
 
-create table if not exists raw.transactions (
+create table if not exists transactions (
     transaction_id bigint primary key,
     tx_datetime timestamptz not null,
     tx_date date not null,
@@ -27,18 +26,18 @@ create table if not exists raw.transactions (
     tx_amount double precision not null,
     known_at timestamptz not null
 );
-create index if not exists transactions_tx_date on raw.transactions (tx_date);
+create index if not exists transactions_tx_date on transactions (tx_date);
 
-create table if not exists raw.transaction_labels (
+create table if not exists transaction_labels (
     transaction_id bigint primary key,
     tx_date date not null,
     is_fraud smallint not null,
     fraud_scenario smallint not null,
     known_at timestamptz not null
 );
-create index if not exists transaction_labels_tx_date on raw.transaction_labels (tx_date);
+create index if not exists transaction_labels_tx_date on transaction_labels (tx_date);
 
-create table if not exists raw.subscribers (
+create table if not exists subscribers (
     subscriber_id bigint primary key,
     subscriber_is_female bigint not null,
     subscriber_is_senior bigint not null,
@@ -63,7 +62,7 @@ create table if not exists raw.subscribers (
     known_at timestamptz not null
 );
 
-create table if not exists raw.subscriber_labels (
+create table if not exists subscriber_labels (
     subscriber_id bigint primary key,
     churned smallint not null,
     event_timestamp timestamptz not null,
