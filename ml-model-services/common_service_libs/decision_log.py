@@ -107,7 +107,7 @@ class DecisionLog:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._release_all()
-        self._spool.sync()
+        self._spool.syncer()()
         self._spool.close()
         await self._sink.close()
         await self._lookup.close()
@@ -150,7 +150,9 @@ class DecisionLog:
                     await self._flush(batch)
                     pause = FIRST_PAUSE_SECONDS
                 except DecisionStoreUnavailable as error:
-                    logger.warning("decisions stay in the spool", extra={"reason": str(error.__cause__ or error)})
+                    logger.warning(
+                        "decisions stay in the spool", extra={"reason": str(error.__cause__ or error)}
+                    )
                     self._metrics.flushes.labels("unavailable").inc()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -219,7 +221,7 @@ class DecisionLog:
             self._unsynced.clear()
             waiters, self._synced = self._synced, None
             try:
-                await loop.run_in_executor(None, self._spool.sync)
+                await loop.run_in_executor(None, self._spool.syncer())
             except OSError as error:
                 logger.error("the spool cannot be synced", extra={"reason": error.strerror})
                 if waiters is not None:

@@ -114,7 +114,9 @@ def _require_consistent(contract: FeatureContract) -> None:
             problems.append(f"feature {feature.name} falls back to a default and has none")
     names = [name for fields in view_fields.values() for name in fields]
     names += [field.name for field in contract.request]
-    problems += [f"the name {name} is used twice" for name in {name for name in names if names.count(name) > 1}]
+    problems += [
+        f"the name {name} is used twice" for name in {name for name in names if names.count(name) > 1}
+    ]
     if len(set(contract.feature_names)) != len(contract.features):
         problems.append("a feature stands in the vector twice")
     if problems:

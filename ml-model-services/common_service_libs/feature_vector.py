@@ -29,7 +29,9 @@ class VectorBuilder:
         } | {field.name for field in contract.request if field.type in NUMERIC_TYPES}
         self._compute = compile_features(contract.on_demand_features, numeric)
         self._computed = tuple(feature.name for feature in contract.on_demand_features)
-        read: set[str] = set().union(*(names_in(feature.expression) for feature in contract.on_demand_features))
+        read: set[str] = set().union(
+            *(names_in(feature.expression) for feature in contract.on_demand_features)
+        )
         self._inputs = tuple(sorted(read))
         view = contract.on_demand.view if contract.on_demand else None
         self._features = tuple((feature, feature.source == view) for feature in contract.features)

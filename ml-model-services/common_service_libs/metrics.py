@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -21,7 +28,11 @@ class ServiceMetrics:
 
         self.requests = counter("http_requests_total", "Requests.", "method", "route", "status")
         self.seconds = Histogram(
-            "http_request_duration_seconds", "Time to the last byte.", ("route",), buckets=SECONDS, registry=registry
+            "http_request_duration_seconds",
+            "Time to the last byte.",
+            ("route",),
+            buckets=SECONDS,
+            registry=registry,
         )
         self.decisions = counter(
             "decisions_total", "Decisions given.", "decision", "model_version", "policy_version"

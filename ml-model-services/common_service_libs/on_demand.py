@@ -104,7 +104,9 @@ def compile_features(features: Sequence[OnDemandFeature], inputs: Collection[str
         bodies.append(_Translator(feature.expression, seen=seen).translate())
         if unknown := sorted(seen - set(inputs)):
             raise ExpressionError(f"{feature.name}: unknown name {unknown[0]} in {feature.expression!r}")
-    arguments = ast.arguments(posonlyargs=[], args=[ast.arg(_ARGUMENT)], kwonlyargs=[], kw_defaults=[], defaults=[])
+    arguments = ast.arguments(
+        posonlyargs=[], args=[ast.arg(_ARGUMENT)], kwonlyargs=[], kw_defaults=[], defaults=[]
+    )
     tree = ast.Expression(ast.Lambda(arguments, ast.Tuple(bodies, ast.Load())))
     code = compile(ast.fix_missing_locations(tree), "<on-demand features>", "eval")
     scope = {"__builtins__": {}, _DIVIDE: divide} | {name: pair[0] for name, pair in FUNCTIONS.items()}
@@ -149,7 +151,9 @@ class _Translator:
                 if len(args) != arity:
                     raise ExpressionError(f"{name} takes {arity} arguments: {self._expression!r}")
                 return ast.Call(ast.Name(name, ast.Load()), [self._node(arg) for arg in args], [])
-        raise ExpressionError(f"not in the expression language: {ast.unparse(node)!r} in {self._expression!r}")
+        raise ExpressionError(
+            f"not in the expression language: {ast.unparse(node)!r} in {self._expression!r}"
+        )
 
     def _number(self, value: float) -> float:
         try:

@@ -68,7 +68,9 @@ class _EntityPlan:
         plans = []
         for view in views:
             plans.append(
-                _ViewPlan(view.name, view.ttl_seconds, len(fields), tuple(field.name for field in view.fields))
+                _ViewPlan(
+                    view.name, view.ttl_seconds, len(fields), tuple(field.name for field in view.fields)
+                )
             )
             fields += [field_name(view.name, field.name) for field in view.fields]
             fields.append(timestamp_field(view.name))
@@ -94,7 +96,9 @@ class FeatureReader:
             for entity in contract.entities
         }
         self._entities = tuple(
-            _EntityPlan(entity, views[entity.name], project) for entity in contract.entities if views[entity.name]
+            _EntityPlan(entity, views[entity.name], project)
+            for entity in contract.entities
+            if views[entity.name]
         )
         self._nothing = OnlineFeatures(
             values={},

@@ -155,7 +155,9 @@ class RedisLink:
             try:
                 connection = await asyncio.wait_for(self._connect(), self._connect_deadline)
             except (OSError, TimeoutError, OnlineStoreError) as error:
-                logger.warning("online store not reachable", extra={"reason": str(error) or type(error).__name__})
+                logger.warning(
+                    "online store not reachable", extra={"reason": str(error) or type(error).__name__}
+                )
                 first.set()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

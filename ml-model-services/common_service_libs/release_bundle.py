@@ -131,7 +131,9 @@ def verify(folder: Path) -> tuple[Manifest, dict[str, bytes], str]:
     return manifest, contents, _sha256(raw_manifest)
 
 
-def load_bundle(folder: Path, *, model_name: str, feature_service: str, expected_sha256: str | None = None) -> Bundle:
+def load_bundle(
+    folder: Path, *, model_name: str, feature_service: str, expected_sha256: str | None = None
+) -> Bundle:
     """Verify and load the bundle in `folder`, and let it reproduce its golden rows.
 
     Raises BundleError (or ContractError) if the bundle is altered, is of another model or feature service, contradicts
@@ -148,7 +150,9 @@ def load_bundle(folder: Path, *, model_name: str, feature_service: str, expected
     contract = parse_contract(_parse(FEATURE_SERVICE, contents[FEATURE_SERVICE], Any))
     preprocessing = _parse(PREPROCESSING, contents[PREPROCESSING], Preprocessing)
     if {manifest.feature_service, contract.name} != {feature_service}:
-        raise BundleError(f"a bundle on {manifest.feature_service} ({contract.name}), not on {feature_service}")
+        raise BundleError(
+            f"a bundle on {manifest.feature_service} ({contract.name}), not on {feature_service}"
+        )
     if tuple(feature.name for feature in preprocessing.features) != contract.feature_names:
         raise BundleError("preprocessing and contract differ in the features or in their order")
     bundle = Bundle(

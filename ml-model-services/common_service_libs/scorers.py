@@ -46,7 +46,12 @@ class XgboostScorer:
         self._arguments = self._prepare(features)
 
     def _prepare(self, features: int) -> tuple[Any, ...]:
-        array = {"data": [self._row.ctypes.data, False], "shape": [1, features], "typestr": "<f4", "version": 3}
+        array = {
+            "data": [self._row.ctypes.data, False],
+            "shape": [1, features],
+            "typestr": "<f4",
+            "version": 3,
+        }
         config = {
             "type": 0, "training": False, "iteration_begin": 0, "iteration_end": 0,
             "missing": math.nan, "strict_shape": False, "cache_id": 0,
@@ -98,7 +103,10 @@ class LightgbmScorer:
         return [float(value) for value in result[0]]
 
 
-_KINDS: dict[str, type[XgboostScorer | LightgbmScorer]] = {"xgboost": XgboostScorer, "lightgbm": LightgbmScorer}
+_KINDS: dict[str, type[XgboostScorer | LightgbmScorer]] = {
+    "xgboost": XgboostScorer,
+    "lightgbm": LightgbmScorer,
+}
 
 
 def load_scorer(kind: str, content: bytes, features: int) -> Scorer:

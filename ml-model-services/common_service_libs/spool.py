@@ -12,7 +12,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Position(NamedTuple):
 
 
 class Spool:
-    """Segment files in a folder of this process's own; not thread-safe, except for `sync`."""
+    """Segment files in a folder of this process's own; not thread-safe."""
 
     def __init__(self, folder: Path, *, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -122,9 +122,17 @@ class Spool:
         del self._sizes[segment]
         self._path(segment).unlink()
 
-    def sync(self) -> None:
-        """Bring what was appended so far to the disk; may run in a thread beside `append`."""
-        os.fdatasync(self._files[self._active])
+    def syncer(self) -> Callable[[], None]:
+        """Return a function that brings what was appended so far to the disk, for a thread beside `append`."""
+        descriptor = os.dup(self._files[self._active])
+
+        def sync() -> None:
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+
+        return sync
 
     def close(self) -> None:
         """Close the files and give the folder up; an empty spool leaves none."""

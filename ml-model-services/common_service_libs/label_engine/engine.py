@@ -37,7 +37,9 @@ def require_fit(policy: Policy, contract: FeatureContract) -> None:
     missing = [f"{root}.{name}" for root, there in known.items() for name in names[root] if name not in there]
     missing += [f"degraded_by {name}" for name in sorted(policy.degraded_by - known["status"])]
     if missing:
-        raise PolicyError(f"policy {policy.name} reads what {contract.name} does not have: {', '.join(missing)}")
+        raise PolicyError(
+            f"policy {policy.name} reads what {contract.name} does not have: {', '.join(missing)}"
+        )
 
 
 class LabelEngine:
@@ -50,7 +52,9 @@ class LabelEngine:
         on_error: Callable[[str], None] = lambda rule: None,
     ) -> None:
         if missing := sorted(set(policy.inputs.thresholds) - set(thresholds)):
-            raise PolicyError(f"policy {policy.name} needs thresholds that the bundle does not have: {missing}")
+            raise PolicyError(
+                f"policy {policy.name} needs thresholds that the bundle does not have: {missing}"
+            )
         self.policy = policy
         self._on_error = on_error
         self._severity = {decision: level for level, decision in enumerate(policy.decisions)}
@@ -61,7 +65,9 @@ class LabelEngine:
             for root in ("features", "request", "status")
         }
         self._variables: dict[str, Any] = {}
-        self._context = cel.Context({variable("thresholds", n): thresholds[n] for n in policy.inputs.thresholds})
+        self._context = cel.Context(
+            {variable("thresholds", n): thresholds[n] for n in policy.inputs.thresholds}
+        )
 
     def decide(
         self,

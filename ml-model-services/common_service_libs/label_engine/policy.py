@@ -212,7 +212,9 @@ def _try(when: Expression, example: Example, place: str) -> None:
     wanted = {f"{root}.{name}" if name else root for root, name in when.fields}
     if different := sorted(wanted.symmetric_difference(example.given)):
         raise PolicyError(f"{place}: it must give exactly the fields that the rule reads, not {different}")
-    values = {variable(*(key.split(".", 1) if "." in key else (key, ""))): v for key, v in example.given.items()}
+    values = {
+        variable(*(key.split(".", 1) if "." in key else (key, ""))): v for key, v in example.given.items()
+    }
     nulls = any(value is None for value in values.values())
     try:
         fired = when.evaluate(cel.Context(values))
@@ -223,7 +225,9 @@ def _try(when: Expression, example: Example, place: str) -> None:
     if not isinstance(fired, bool):
         raise PolicyError(f"{place}: the expression gives {type(fired).__name__}, not true or false")
     if fired != example.fires:
-        raise PolicyError(f"{place}: the rule {'fires' if fired else 'does not fire'}, the example says otherwise")
+        raise PolicyError(
+            f"{place}: the rule {'fires' if fired else 'does not fire'}, the example says otherwise"
+        )
 
 
 def _require_outcomes(document: _Document, file: str) -> None:
@@ -265,6 +269,8 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key} stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key} stands twice", problem_mark=key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=True) | {_LINE: node.start_mark.line + 1}

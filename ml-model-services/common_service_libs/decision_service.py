@@ -1,0 +1,353 @@
+"""The way of a decision: features, vector, score, policy, record. Pure in the middle, I/O at its two ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from common_service_libs.decision_log import DecisionLog
+from common_service_libs.decision_record import DecisionRecord, asks_the_same, rfc3339
+from common_service_libs.errors import (
+    ArtifactError,
+    BundleUnavailable,
+    DecisionNotFound,
+    DecisionStoreUnavailable,
+    FeaturesMissing,
+    FeaturesUnavailable,
+    ModelUnavailable,
+    NotExplainable,
+    RequestIdReused,
+    SpoolUnavailable,
+)
+from common_service_libs.feature_vector import FeatureVector, VectorBuilder
+from common_service_libs.label_engine.engine import LabelEngine, Verdict, require_fit
+from common_service_libs.label_engine.policy import Policy
+from common_service_libs.label_engine.reason_codes import reason_of_feature
+from common_service_libs.metrics import ServiceMetrics
+from common_service_libs.model_registry import BundleCache, ModelVersion
+from common_service_libs.online_store import FeatureReader, OnlineFeatures, ViewStatus
+from common_service_libs.redis_link import RedisLink
+from common_service_libs.release_bundle import Bundle, as_values, load_bundle
+
+REPLAY_TOLERANCE = 1e-9
+
+
+class Rung(StrEnum):
+    """The rungs of the degradation ladder."""
+
+    ONLINE = "online"
+    DEFAULTS = "defaults"
+    RULES_ONLY = "rules_only"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is to be decided.
+
+    `request` is the body as recorded, `request_values` what expressions and rules read of it, `as_of` the time of the
+    event in seconds since the epoch, `requested_at` that of its arrival.
+    """
+
+    entity_ids: Mapping[str, int]
+    request: Mapping[str, Any]
+    request_values: Mapping[str, float]
+    as_of: float
+    requested_at: float
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A bundle with everything compiled from it; replaced as a whole."""
+
+    version: int
+    bundle: Bundle
+    reader: FeatureReader
+    vectors: VectorBuilder
+    engine: LabelEngine
+    loaded_at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was decided, and from what."""
+
+    vector: FeatureVector
+    score: float | None
+    verdict: Verdict
+    degraded: bool
+    rung: Rung
+
+
+def serve(
+    folder: Path, version: ModelVersion, policy: Policy, project: str, metrics: ServiceMetrics
+) -> ServedModel:
+    """Load, check and compile a bundle; raises ArtifactError if it does not fit service and policy."""
+    bundle = load_bundle(
+        folder,
+        model_name=version.name,
+        feature_service=policy.feature_service,
+        expected_sha256=version.bundle_sha256,
+    )
+    require_fit(policy, bundle.contract)
+    return ServedModel(
+        version=version.version,
+        bundle=bundle,
+        reader=FeatureReader(bundle.contract, project),
+        vectors=VectorBuilder(bundle.contract),
+        engine=LabelEngine(policy, bundle.thresholds, lambda rule: metrics.rule_errors.labels(rule).inc()),
+    )
+
+
+def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
+    """Decide one case from what the online store said.
+
+    Raises FeaturesUnavailable or FeaturesMissing when contract or policy want no decision without the features.
+    """
+    policy = model.engine.policy
+    vector = model.vectors.build(online.values, case.request_values)
+    request = {**case.entity_ids, **case.request_values}
+    if online.unavailable and policy.without_features != "score_defaults":
+        if policy.without_features == "refuse":
+            raise FeaturesUnavailable(
+                "the online store does not answer, and nothing is decided without features"
+            )
+        verdict = model.engine.decide_without_score(request=request, status=online.status)
+        return Outcome(vector, None, verdict, True, Rung.RULES_ONLY)
+    if vector.failed:
+        raise FeaturesMissing(vector.failed)
+    degraded = online.unavailable or any(
+        online.status[view] in {ViewStatus.STALE, ViewStatus.INVALID} for view in policy.degraded_by
+    )
+    score = model.bundle.score(vector.values)
+    verdict = model.engine.decide(
+        score=score,
+        features=dict(zip(model.bundle.contract.feature_names, vector.values, strict=True)),
+        request=request,
+        status=online.status,
+        degraded=degraded,
+    )
+    return Outcome(vector, score, verdict, degraded, Rung.DEFAULTS if online.unavailable else Rung.ONLINE)
+
+
+class DecisionService:
+    """Decides, finds and explains; holds the model in service."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        *,
+        link: RedisLink,
+        log: DecisionLog,
+        bundles: BundleCache,
+        metrics: ServiceMetrics,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self._link = link
+        self._log = log
+        self._bundles = bundles
+        self._metrics = metrics
+        self._model: ServedModel | None = None
+        self._running: dict[str, asyncio.Future[DecisionRecord]] = {}
+        self._replaying = threading.Lock()
+        self._replayed: Bundle | None = None
+
+    @property
+    def model(self) -> ServedModel | None:
+        """The model in service, if there is one."""
+        return self._model
+
+    def swap(self, model: ServedModel) -> None:
+        """Put a model in service; requests that are under way finish on the one they began with."""
+        self._model = model
+        self._metrics.model.clear()
+        self._metrics.model.labels(model.bundle.manifest.model_name, model.version, model.bundle.sha256).set(
+            1
+        )
+
+    async def decide(self, case: Case, request_id: str, *, id_sent: bool, started: float) -> DecisionRecord:
+        """Decide a case once: a request id that the client sent before gives the recorded decision.
+
+        `started` is the `perf_counter` of the request's arrival. Raises RequestIdReused if the id stands for another
+        body, and whatever `judge` raises.
+        """
+        if not id_sent:
+            return await self._decide(case, request_id, started)
+        running = self._running.get(request_id)
+        if running is None:
+            running = asyncio.ensure_future(self._recorded_or_new(case, request_id, started))
+            self._running[request_id] = running
+            running.add_done_callback(lambda done: self._forget(request_id, done))
+        record = await asyncio.shield(running)
+        if not asks_the_same(record.request, case.request):
+            raise RequestIdReused(f"request id {request_id} was used for another body")
+        return record
+
+    def _forget(self, request_id: str, done: asyncio.Future[DecisionRecord]) -> None:
+        del self._running[request_id]
+        if not done.cancelled():
+            done.exception()
+
+    async def _recorded_or_new(self, case: Case, request_id: str, started: float) -> DecisionRecord:
+        try:
+            record = await self._log.find(request_id)
+        except DecisionStoreUnavailable:
+            self._metrics.unchecked.inc()
+            record = None
+        if record is not None:
+            self._metrics.repeats.inc()
+            return record
+        return await self._decide(case, request_id, started)
+
+    async def _decide(self, case: Case, request_id: str, started: float) -> DecisionRecord:
+        model = self._model
+        if model is None:
+            raise ModelUnavailable("no release bundle is loaded yet")
+        if self._log.full:
+            raise SpoolUnavailable(
+                "the spool of decisions is full: the decision database has been silent too long"
+            )
+        online = await model.reader.read(self._link, case.entity_ids, case.as_of)
+        outcome = judge(case, online, model)
+        latency_ms = (time.perf_counter() - started) * 1000
+        record = self._record(case, request_id, model, online, outcome, latency_ms)
+        await self._log.append(record)
+        self._count(model, online, outcome)
+        return record
+
+    def _record(
+        self,
+        case: Case,
+        request_id: str,
+        model: ServedModel,
+        online: OnlineFeatures,
+        outcome: Outcome,
+        latency_ms: float,
+    ) -> DecisionRecord:
+        times = online.event_timestamps
+        return DecisionRecord(
+            request_id=request_id,
+            service=self.name,
+            requested_at=rfc3339(case.requested_at),
+            entity_ids=dict(case.entity_ids),
+            request=dict(case.request),
+            features=dict(zip(model.bundle.contract.feature_names, outcome.vector.values, strict=True)),
+            feature_status={
+                view: {
+                    "status": status,
+                    "event_timestamp": rfc3339(time) if (time := times[view]) is not None else None,
+                }
+                for view, status in online.status.items()
+            },
+            model_name=model.bundle.manifest.model_name,
+            model_version=model.version,
+            bundle_sha256=model.bundle.sha256,
+            policy_version=self.policy.version,
+            policy_sha256=self.policy.sha256,
+            score=outcome.score,
+            decision=outcome.verdict.decision,
+            reason_codes=outcome.verdict.reason_codes,
+            rules_fired=outcome.verdict.rules_fired,
+            degraded=outcome.degraded,
+            latency_ms=round(latency_ms, 3),
+        )
+
+    def _count(self, model: ServedModel, online: OnlineFeatures, outcome: Outcome) -> None:
+        metrics = self._metrics
+        metrics.decisions.labels(outcome.verdict.decision, model.version, self.policy.version).inc()
+        metrics.rungs.labels(outcome.rung).inc()
+        if outcome.score is not None:
+            metrics.scores.observe(outcome.score)
+        for view, status in online.status.items():
+            metrics.feature_status.labels(view, status).inc()
+        for feature in outcome.vector.fallbacks:
+            metrics.fallbacks.labels(feature).inc()
+        for rule in outcome.verdict.rules_fired:
+            metrics.rule_hits.labels(rule).inc()
+
+    async def find(self, request_id: str) -> DecisionRecord:
+        """Return a recorded decision; raises DecisionNotFound or DecisionStoreUnavailable."""
+        record = await self._log.find(request_id)
+        if record is None:
+            raise DecisionNotFound(f"no decision of {self.name} has the id {request_id}")
+        return record
+
+    async def explain(self, request_id: str) -> dict[str, Any]:
+        """Replay a decision from its record with the bundle that made it, and say what moved the score."""
+        record = await self.find(request_id)
+        if record.score is None:
+            raise NotExplainable("the decision was made by rules only, without a score")
+        return await asyncio.to_thread(self._explain, record, record.score)
+
+    def _explain(self, record: DecisionRecord, recorded_score: float) -> dict[str, Any]:
+        with self._replaying:  # one thread at a time: a scorer reuses its row
+            bundle = self._bundle_of(record)
+            names = bundle.contract.feature_names
+            values = as_values(names, record.features)
+            score = bundle.score(values)
+            *parts, base = bundle.contributions(values)
+        ranked = sorted(zip(names, values, parts, strict=True), key=lambda row: -abs(row[2]))
+        reasons = reason_of_feature()
+        return {
+            "request_id": record.request_id,
+            "decision": record.decision,
+            "reason_codes": list(record.reason_codes),
+            "recorded_score": recorded_score,
+            "replayed_score": score,
+            "reproduced": abs(score - recorded_score) <= REPLAY_TOLERANCE,
+            "model": model_of(record),
+            "unit": "log-odds",
+            "base_value": base,
+            "contributions": [
+                {"feature": name, "value": value, "contribution": part, "reason_code": reasons.get(name)}
+                for name, value, part in ranked
+            ],
+        }
+
+    def _bundle_of(self, record: DecisionRecord) -> Bundle:
+        """Return the bundle of a decision, in a copy for replays: the one in service belongs to the event loop."""
+        if self._replayed is not None and self._replayed.sha256 == record.bundle_sha256:
+            return self._replayed
+        folder = self._bundles.obtain_recorded(record.model_name, record.model_version, record.bundle_sha256)
+        try:
+            self._replayed = load_bundle(
+                folder,
+                model_name=record.model_name,
+                feature_service=self.policy.feature_service,
+                expected_sha256=record.bundle_sha256,
+            )
+        except ArtifactError as error:
+            raise BundleUnavailable(f"the bundle of this decision cannot be used: {error}") from None
+        return self._replayed
+
+
+def model_of(record: DecisionRecord) -> dict[str, Any]:
+    """Return what a reply says about the model of a decision."""
+    return {
+        "name": record.model_name,
+        "version": record.model_version,
+        "bundle_sha256": record.bundle_sha256,
+    }
+
+
+def reply_of(record: DecisionRecord, policy_name: str) -> dict[str, Any]:
+    """Return the reply to a decision, the same whether it was just made or is read from the record."""
+    return {
+        "request_id": record.request_id,
+        "decision": record.decision,
+        "score": record.score,
+        "reason_codes": record.reason_codes,
+        "rules_fired": record.rules_fired,
+        "degraded": record.degraded,
+        "feature_status": {view: state["status"] for view, state in record.feature_status.items()},
+        "model": model_of(record),
+        "policy": {"name": policy_name, "version": record.policy_version, "sha256": record.policy_sha256},
+        "latency_ms": record.latency_ms,
+    }

@@ -1,0 +1,304 @@
+"""The way of a bundle from the registry into a service: ask for the alias, fetch, check, swap; never in a request.
+
+A bundle that was once in service stays on the local disk, so that a service starts, and an old decision can be
+explained, while the registry is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from common_service_libs.errors import ArtifactError, BundleError, BundleUnavailable, RegistryError
+from common_service_libs.release_bundle import find_bundle, verify
+
+logger = logging.getLogger(__name__)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ROOT = Path(__file__).resolve().parent.parent
+KEPT_BUNDLES = 20
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version in the registry; `bundle_sha256` is None if it was registered without that tag."""
+
+    name: str
+    version: int
+    bundle_sha256: str | None
+
+
+class Registry(Protocol):
+    """What a service asks of a model registry; every call has a deadline and blocks."""
+
+    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
+        """Return the version behind an alias, None if there is none; raises RegistryError."""
+
+    def download(self, version: ModelVersion, folder: Path) -> None:
+        """Put the artifacts of a version into `folder`; raises RegistryError."""
+
+
+class MlflowRegistry:
+    """The MLflow registry: one REST call for an alias, the client in a process of its own for a download."""
+
+    def __init__(self, tracking_uri: str, *, deadline: float, download_deadline: float) -> None:
+        scheme = urllib.parse.urlsplit(tracking_uri).scheme
+        if scheme not in {"http", "https"}:
+            raise RegistryError(
+                f"the tracking server is reached by http or https, not by {scheme or 'a path'}"
+            )
+        self._uri = tracking_uri.rstrip("/")
+        self._deadline = deadline
+        self._download_deadline = download_deadline
+
+    def by_alias(self, name: str, alias: str) -> ModelVersion | None:
+        """Return the version behind an alias, None if there is none; raises RegistryError."""
+        query = urllib.parse.urlencode({"name": name, "alias": alias})
+        answer = self._get(f"/api/2.0/mlflow/registered-models/alias?{query}")
+        if answer is None:
+            return None
+        try:
+            found = answer["model_version"]
+            tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+            return ModelVersion(name, int(found["version"]), tags.get("bundle_sha256"))
+        except (KeyError, TypeError, ValueError):
+            raise RegistryError("the registry's answer is not a model version") from None
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        request = urllib.request.Request(self._uri + path, headers=_credentials())  # noqa: S310 - http(s) only
+        try:
+            with urllib.request.urlopen(request, timeout=self._deadline) as response:  # noqa: S310
+                answer: dict[str, Any] = json.loads(response.read())
+                return answer
+        except urllib.error.HTTPError as error:
+            if error.code == 404 or (error.code == 400 and b"alias" in error.read(4096)):
+                return None
+            raise RegistryError(f"the registry answers {error.code}") from None
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"the registry does not answer: {error}") from None
+
+    def download(self, version: ModelVersion, folder: Path) -> None:
+        """Put the artifacts of a version into `folder`; raises RegistryError."""
+        command = [sys.executable, "-m", "common_service_libs.fetch_bundle"]
+        command += [version.name, str(version.version), str(folder)]
+        environment = os.environ | {"MLFLOW_TRACKING_URI": self._uri, "PYTHONPATH": str(_ROOT)}
+        try:
+            subprocess.run(  # noqa: S603 - the command is our own
+                command,
+                env=environment,
+                cwd=_ROOT,
+                check=True,
+                capture_output=True,
+                timeout=self._download_deadline,
+            )
+        except subprocess.TimeoutExpired:
+            raise RegistryError(f"no download within {self._download_deadline:.0f} s") from None
+        except subprocess.CalledProcessError as error:
+            raise RegistryError(
+                f"download failed: {error.stderr.decode(errors='replace').strip()[-500:]}"
+            ) from None
+
+
+def _credentials() -> dict[str, str]:
+    """Return the header for the user or the token that MLflow's own variables name."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    if user := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+    return {}
+
+
+class BundleCache:
+    """Verified bundles on the local disk, by identity; shared by the services of a machine."""
+
+    def __init__(self, folder: Path, registry: Registry) -> None:
+        self._folder = folder
+        self._registry = registry
+
+    def path(self, sha256: str) -> Path | None:
+        """Return the folder of a bundle if it is here."""
+        folder = self._folder / sha256
+        return folder if _SHA256.fullmatch(sha256) and folder.is_dir() else None
+
+    def obtain(self, version: ModelVersion) -> tuple[Path, str]:
+        """Return folder and identity of a version's bundle, downloading it if it is not here.
+
+        Raises RegistryError, or BundleError if what was downloaded is not what was registered.
+        """
+        if version.bundle_sha256 and (folder := self.path(version.bundle_sha256)):
+            return folder, version.bundle_sha256
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=self._folder) as scratch:
+            self._registry.download(version, Path(scratch))
+            found = find_bundle(Path(scratch))
+            sha256 = verify(found)[2]
+            if version.bundle_sha256 not in (None, sha256):
+                raise BundleError("the bundle is not the one that was registered")
+            if self.path(sha256) is None:
+                found.rename(self._folder / sha256)
+        self._forget_old()
+        return self._folder / sha256, sha256
+
+    def discard(self, sha256: str) -> None:
+        """Remove a bundle that turned out to be damaged on the disk."""
+        if (folder := self.path(sha256)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _forget_old(self) -> None:
+        folders = [path for path in self._folder.iterdir() if _SHA256.fullmatch(path.name)]
+        for folder in sorted(folders, key=lambda path: path.stat().st_mtime)[:-KEPT_BUNDLES]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def obtain_recorded(self, name: str, version: int, sha256: str) -> Path:
+        """Return the bundle that made a decision; raises BundleUnavailable if it cannot be had."""
+        try:
+            return self.obtain(ModelVersion(name, version, sha256))[0]
+        except (RegistryError, BundleError) as error:
+            raise BundleUnavailable(f"bundle {sha256[:12]} of {name} version {version}: {error}") from None
+
+
+class LastGood:
+    """Remembers which bundle was last in service."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> ModelVersion | None:
+        """Return what was last in service, None if nothing was or the file is damaged."""
+        try:
+            document = json.loads(self._path.read_bytes())
+            return ModelVersion(
+                str(document["name"]), int(document["version"]), str(document["bundle_sha256"])
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("the note of the last bundle cannot be read", extra={"reason": str(error)})
+            return None
+
+    def write(self, version: ModelVersion) -> None:
+        """Replace the note in one step."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        document: Mapping[str, Any] = {
+            "name": version.name,
+            "version": version.version,
+            "bundle_sha256": version.bundle_sha256,
+        }
+        scratch = self._path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(document), encoding="utf-8")
+        scratch.replace(self._path)
+
+
+class ModelWatcher:
+    """Polls the alias and hands each new bundle to `install`; whatever fails, what is in service stays.
+
+    `install(folder, version)` loads, checks and swaps; it runs in the event loop's thread between two requests only
+    for the swap itself, so loading happens in a thread. A bundle that was refused is not tried again until the alias
+    names another version; a registry that was silent is asked again.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        cache: BundleCache,
+        last_good: LastGood,
+        *,
+        name: str,
+        alias: str,
+        poll_seconds: float,
+        install: Callable[[Path, ModelVersion], None],
+        on_outcome: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._cache = cache
+        self._last_good = last_good
+        self._name = name
+        self._alias = alias
+        self._poll_seconds = poll_seconds
+        self._install = install
+        self._on_outcome = on_outcome
+        self._settled: ModelVersion | None = None
+        self._registry_up = True
+
+    def restore(self) -> None:
+        """Install the bundle that was last in service, if it is on the disk and is of this model."""
+        version = self._last_good.read()
+        if version is None or version.name != self._name or not version.bundle_sha256:
+            return
+        folder = self._cache.path(version.bundle_sha256)
+        if folder is None:
+            return
+        try:
+            self._install(folder, version)
+            self._on_outcome("restored")
+            self._settled = version
+        except ArtifactError as error:
+            logger.error("the last bundle cannot be used again", extra={"reason": str(error)})
+            self._on_outcome("refused")
+            self._cache.discard(version.bundle_sha256)
+
+    async def watch(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            await asyncio.to_thread(self.poll)
+            await asyncio.sleep(self._poll_seconds)
+
+    def poll(self) -> None:
+        """Ask once, and install what is new."""
+        try:
+            version = self._registry.by_alias(self._name, self._alias)
+            self._note_registry(None)
+            if version is None or version == self._settled:
+                return
+            kept = version.bundle_sha256 is not None and self._cache.path(version.bundle_sha256) is not None
+            folder, sha256 = self._cache.obtain(version)
+        except RegistryError as error:
+            self._note_registry(error)
+            return
+        except ArtifactError as error:
+            self._refuse(version, error)
+            return
+        except OSError as error:
+            logger.error("the bundle cannot be kept on the disk", extra={"reason": str(error)})
+            self._on_outcome("failed")
+            return
+        installed = ModelVersion(version.name, version.version, sha256)
+        try:
+            self._install(folder, installed)
+        except ArtifactError as error:
+            self._cache.discard(sha256)
+            self._refuse(version, error)
+            if kept:  # perhaps only the copy on the disk is damaged: fetch it once more
+                self._settled = None
+            return
+        self._settled = version
+        self._on_outcome("installed")
+        self._last_good.write(installed)
+
+    def _refuse(self, version: ModelVersion, error: ArtifactError) -> None:
+        logger.error("bundle refused", extra={"version": version.version, "reason": str(error)})
+        self._on_outcome("refused")
+        self._settled = version
+
+    def _note_registry(self, error: RegistryError | None) -> None:
+        if error is not None:
+            self._on_outcome("registry_silent")
+            if self._registry_up:
+                logger.warning("the model registry does not answer", extra={"reason": str(error)})
+        self._registry_up = error is None

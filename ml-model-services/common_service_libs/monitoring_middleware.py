@@ -1,0 +1,82 @@
+"""The one middleware: a request id, security headers, request metrics by route template, one log line a request."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common_service_libs.metrics import ServiceMetrics
+
+logger = logging.getLogger("access")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+]
+
+
+class MonitoringMiddleware:
+    """Wraps every request; the request's state holds `request_id`, whether the client chose it, and `started`.
+
+    A request id that is not of the documented form is replaced, and `request_id_valid` is false.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        sent = _sent_request_id(scope)
+        valid = sent is None or REQUEST_ID.fullmatch(sent) is not None
+        request_id = sent if sent is not None and valid else str(uuid.uuid4())
+        state = scope.setdefault("state", {})
+        state.update(
+            request_id=request_id, request_id_sent=sent is not None, request_id_valid=valid, started=started
+        )
+        headers = [*_HEADERS, (b"x-request-id", request_id.encode())]
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            self._observe(scope, request_id, status, time.perf_counter() - started)
+
+    def _observe(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if route in _QUIET else logging.INFO
+        if logger.isEnabledFor(level):
+            extra = {"request_id": request_id, "method": method, "route": route, "status": status}
+            logger.log(level, "request", extra=extra | {"milliseconds": round(seconds * 1000, 3)})
+
+
+def _sent_request_id(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text: str = value.decode("latin-1")
+            return text
+    return None

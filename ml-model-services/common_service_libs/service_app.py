@@ -1,0 +1,254 @@
+"""The application that every decision service is: shared routes, problem documents, one middleware, one lifespan."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import uvicorn
+from fastapi import Depends, FastAPI, Path, Request
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from common_service_libs import schemas
+from common_service_libs.auth_utils import HEADER, ApiKeys, api_key_header, require
+from common_service_libs.base_api_config import BaseApiConfig
+from common_service_libs.decision_record import rfc3339
+from common_service_libs.decision_service import ServedModel
+from common_service_libs.error_handlers import Problem, documented, install_error_handlers
+from common_service_libs.errors import InvalidRequest, ModelUnavailable
+from common_service_libs.json_logs import configure_logging
+from common_service_libs.monitoring_middleware import REQUEST_ID, MonitoringMiddleware
+from common_service_libs.request_body import parse_body, read_body
+from common_service_libs.runtime import Runtime
+
+M = TypeVar("M", bound=BaseModel)
+
+
+RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
+
+
+class BareRoute(APIRoute):
+    """A route whose endpoint takes the request itself and returns the response.
+
+    It stands in OpenAPI like any other; FastAPI's resolution of dependencies and its encoding of the reply, which cost
+    more than a decision, are left out. The endpoint checks key and body itself.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the endpoint as it is."""
+        return self.endpoint  # type: ignore[no-any-return]
+
+
+def json_response(document: Any, status: int = 200) -> Response:
+    """Return `document` as JSON, encoded in one pass."""
+    return Response(msgspec.json.encode(document), status, media_type="application/json")
+
+
+async def authorized_body(request: Request, scope: str, model: type[M]) -> M:
+    """Return the body of a bare route as `model`.
+
+    Raises an AccessError before the body is read, or a RequestError that says what is wrong with it.
+    """
+    app = request.app
+    app.state.api_keys.authorize(request.headers.get(HEADER), scope)
+    if not request.state.request_id_valid:
+        raise InvalidRequest(f"X-Request-ID must match {REQUEST_ID.pattern}")
+    settings = app.state.runtime.settings
+    body = await read_body(
+        request, max_bytes=settings.max_body_bytes, deadline=settings.body_deadline_seconds
+    )
+    return parse_body(body, model)
+
+
+def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
+    """Return the application without routes: lifespan, keys, middleware, problem documents."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        rotation = asyncio.create_task(app.state.api_keys.watch())
+        await runtime.open()
+        try:
+            yield
+        finally:
+            rotation.cancel()
+            await runtime.close()
+
+    app = FastAPI(
+        title=title,
+        description=description,
+        version=runtime.version,
+        lifespan=lifespan,
+        docs_url=None,  # both pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.runtime = runtime
+    app.state.api_keys = ApiKeys(runtime.settings.api_keys_file)
+    app.add_middleware(MonitoringMiddleware, metrics=runtime.metrics)
+    install_error_handlers(app)
+    _document_problems(app)
+    return app
+
+
+def add_predict_route(
+    app: FastAPI,
+    endpoint: Callable[[Request], Coroutine[Any, Any, Response]],
+    *,
+    request_schema: dict[str, Any],
+    reply: type[schemas.DecisionReply],
+) -> None:
+    """Add `POST /predict` as a bare route, documented like any other."""
+    app.router.routes.append(
+        BareRoute(
+            "/predict",
+            endpoint,
+            methods=["POST"],
+            response_model=reply,
+            summary="Decide",
+            tags=["decisions"],
+            dependencies=[Depends(api_key_header)],
+            responses=documented(400, 401, 403, 408, 409, 413, 415, 422, 503),
+            openapi_extra={
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": request_schema}},
+                },
+                "parameters": [
+                    {
+                        "name": "X-Request-ID",
+                        "in": "header",
+                        "required": False,
+                        "description": "becomes the id of the decision; sent again with the same body it returns "
+                        "the recorded decision, with another body it is a conflict",
+                        "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"},
+                    }
+                ],
+            },
+        )
+    )
+
+
+def add_shared_routes(app: FastAPI, scope: str) -> None:
+    """Add the routes on recorded decisions, the model, health and metrics; `scope` begins the scopes of a key."""
+    read, model_read = Depends(require(f"{scope}:read")), Depends(require("model:read"))
+
+    async def get_decision(request_id: RequestId) -> Response:
+        """Return a decision as it was recorded."""
+        return json_response(await app.state.runtime.decisions.find(request_id))
+
+    async def explain_decision(request_id: RequestId) -> Response:
+        """Replay a decision from its record, and say what moved its score."""
+        return json_response(await app.state.runtime.decisions.explain(request_id))
+
+    async def get_model() -> Response:
+        """Return what is in service: bundle, thresholds, training, policy."""
+        return json_response(_model_document(app.state.runtime))
+
+    async def livez() -> Response:
+        """Say that the process answers."""
+        return json_response({"alive": True})
+
+    async def readyz() -> Response:
+        """Say whether decisions can be given: 503 until model and online store answer."""
+        document = await _readiness(app.state.runtime)
+        return json_response(document, 200 if document["ready"] else 503)
+
+    async def metrics() -> Response:
+        """Return the metrics in Prometheus' text format."""
+        return Response(generate_latest(app.state.runtime.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    add = app.add_api_route
+    add("/decisions/{request_id}", get_decision, response_model=schemas.DecisionDocument, tags=["decisions"],
+        dependencies=[read], responses=documented(401, 403, 404, 503))  # fmt: skip
+    add("/decisions/{request_id}/explain", explain_decision, methods=["POST"], tags=["decisions"],
+        response_model=schemas.Explanation, dependencies=[read],
+        responses=documented(401, 403, 404, 409, 503))  # fmt: skip
+    add("/model", get_model, response_model=schemas.ModelDocument, tags=["model"], dependencies=[model_read],
+        responses=documented(401, 403, 503))  # fmt: skip
+    add("/livez", livez, tags=["operation"])
+    add("/readyz", readyz, response_model=schemas.Readiness, tags=["operation"],
+        responses={503: {"model": schemas.Readiness, "description": "Not ready"}})  # fmt: skip
+    add("/metrics", metrics, tags=["operation"])
+
+
+def _model_reference(model: ServedModel) -> dict[str, Any]:
+    manifest = model.bundle.manifest
+    return {"name": manifest.model_name, "version": model.version, "bundle_sha256": model.bundle.sha256}
+
+
+def _policy_reference(runtime: Runtime) -> dict[str, Any]:
+    policy = runtime.policy
+    return {"name": policy.name, "version": policy.version, "sha256": policy.sha256}
+
+
+def _model_document(runtime: Runtime) -> dict[str, Any]:
+    model = runtime.decisions.model
+    if model is None:
+        raise ModelUnavailable("no release bundle is loaded yet")
+    manifest = model.bundle.manifest
+    return {
+        "service": runtime.settings.service_name,
+        "service_version": runtime.version,
+        "model": _model_reference(model),
+        "model_kind": manifest.model_kind,
+        "feature_service": manifest.feature_service,
+        "features": model.bundle.contract.feature_names,
+        "thresholds": model.bundle.thresholds,
+        "label_policy_version": manifest.label_policy_version,
+        "training": manifest.training,
+        "git_commit": manifest.git_commit,
+        "data_version": manifest.data_version,
+        "policy": _policy_reference(runtime),
+        "loaded_at": rfc3339(model.loaded_at),
+    }
+
+
+async def _readiness(runtime: Runtime) -> dict[str, Any]:
+    checks = await runtime.checks()
+    model = runtime.decisions.model
+    return {
+        "ready": all(checks.values()),
+        "checks": checks,
+        "service": runtime.settings.service_name,
+        "service_version": runtime.version,
+        "model": None if model is None else _model_reference(model),
+        "policy": _policy_reference(runtime),
+    }
+
+
+def _document_problems(app: FastAPI) -> None:
+    """Put the schema of problem documents into the components of the OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        components = document.setdefault("components", {}).setdefault("schemas", {})
+        schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        components.update(schema.pop("$defs", {}))
+        components["Problem"] = schema
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def run(create_app: Callable[[], FastAPI], settings: BaseApiConfig) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are answered first."""
+    configure_logging(settings.service_name, settings.log_level)
+    uvicorn.run(
+        create_app(),
+        host=settings.service_host,
+        port=settings.service_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.shutdown_seconds) + 1,
+        h11_max_incomplete_event_size=16_384,
+    )

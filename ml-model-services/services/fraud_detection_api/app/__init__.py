@@ -1,0 +1,1 @@
+"""The fraud detection service: a card transaction in, a decision with reasons out."""
