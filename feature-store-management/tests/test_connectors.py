@@ -1,4 +1,4 @@
-"""The database connector without a database: settings, secrets, failed connections, the binary COPY stream."""
+"""The database connector without a database: settings, secrets, failed connections, the binary stream."""
 
 import struct
 import traceback
@@ -6,7 +6,6 @@ from datetime import date, datetime
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
 from data_source_connectors.binary_copy import SIGNATURE, TRAILER, Column, encode
 from data_source_connectors.database_connector import DatabaseSettings, DatabaseUnavailableError, connect
@@ -56,17 +55,15 @@ def test_missing_and_wrong_settings_are_named_without_their_values(environment: 
 @pytest.mark.parametrize("port", ["0", "65536", "-1"])
 def test_a_port_out_of_range_is_refused(environment: pytest.MonkeyPatch, port: str) -> None:
     environment.setenv("FEATURE_STORE_DB_PORT", port)
-    with pytest.raises(ValidationError, match="port"):
-        DatabaseSettings()  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="FEATURE_STORE_DB_PORT: "):
+        read_settings(DatabaseSettings)
 
 
 def test_a_failed_connection_names_the_address_and_hides_the_password(
     environment: pytest.MonkeyPatch,
 ) -> None:
     with (
-        pytest.raises(
-            DatabaseUnavailableError, match="no connection to PostgreSQL u@127.0.0.1:1/f: "
-        ) as error,
+        pytest.raises(DatabaseUnavailableError, match=r"PostgreSQL u@127\.0\.0\.1:1/f: ") as error,
         connect(read_settings(DatabaseSettings), application_name="test"),
     ):
         pass
@@ -74,7 +71,7 @@ def test_a_failed_connection_names_the_address_and_hides_the_password(
 
 
 def test_a_password_inside_a_driver_message_is_masked(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("FEATURE_STORE_DB_HOST", f"{SECRET}.invalid")
+    environment.setenv("FEATURE_STORE_DB_HOST", f"/{SECRET}")  # a folder for sockets that is not there
     settings = read_settings(DatabaseSettings)
     with pytest.raises(DatabaseUnavailableError) as error, connect(settings, application_name="test"):
         pass
@@ -120,7 +117,7 @@ def test_a_stream_without_rows_is_header_and_trailer() -> None:
     ids=lambda value: f"{value.type} of {value.values}" if isinstance(value, Column) else "",
 )
 def test_values_that_do_not_fit_their_type_are_refused(column: Column, error: type[Exception]) -> None:
-    with pytest.raises(error, match="^c: "):
+    with pytest.raises(error, match=r"^c: "):
         encode([column])
 
 

@@ -1,4 +1,4 @@
-"""The transaction loader without a database: which days, which files are refused, settings, the table of delays."""
+"""The transaction loader without a database: planned days, refused files, settings, label delays."""
 
 import io
 import json
@@ -175,7 +175,8 @@ def test_a_file_of_another_shape_is_refused(spoil: Callable[[pa.Table], bytes], 
 def test_a_flipped_bit_in_the_data_is_refused() -> None:
     content = bytearray(parquet(transactions(tx_amount=[1.0, 2.0, 3.0]), TRANSACTIONS_SCHEMA))
     metadata = pq.ParquetFile(pa.BufferReader(bytes(content))).metadata.row_group(0).column(4)
-    content[metadata.data_page_offset + metadata.total_compressed_size - 1 - 8] ^= 1
+    start = metadata.dictionary_page_offset or metadata.data_page_offset
+    content[start + metadata.total_compressed_size - 2] ^= 1
     with pytest.raises(RefusedFileError, match="not a readable Parquet file"):
         parse_transactions(bytes(content), DAY)
 
@@ -309,9 +310,8 @@ def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_an_unreachable_database_gives_one_line_and_a_report(
     unreachable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = {
-        "dataset_id": "d", "parameters": {}, "transactions": 0, "frauds": 0, "frauds_by_scenario": {}, "files": [],
-    }  # fmt: skip
+    totals = {"transactions": 0, "frauds": 0, "frauds_by_scenario": {}}
+    manifest = {"dataset_id": "d", "parameters": {}, **totals, "files": []}
     (unreachable / "landing" / "dataset.json").write_text(json.dumps(manifest))
     assert load_transactions.main(["--source", str(unreachable / "landing")]) == 1
     error = capsys.readouterr().err
@@ -359,8 +359,6 @@ def test_bad_options_give_one_line_and_exit_2(options: list[str], capsys: pytest
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_snapshot_whose_labels_lie_past_the_calendar_is_refused(
-    unreachable: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_whose_labels_lie_past_the_calendar_is_refused() -> None:
     with pytest.raises(OverflowError):
         label_times(date(9999, 12, 31), read_label_maturity("churn"))

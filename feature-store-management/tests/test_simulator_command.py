@@ -4,6 +4,7 @@ import hashlib
 import json
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,8 +30,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def column(folder: Path, kind: str, name: str) -> list[object]:
-    values: list[object] = []
+def column(folder: Path, kind: str, name: str) -> list[Any]:
+    values: list[Any] = []
     for path in sorted(folder.glob(f"{kind}_*.parquet")):
         values += pq.read_table(path)[name].to_pylist()
     return values
@@ -58,7 +59,7 @@ def test_the_manifest_states_the_totals_and_every_file(tmp_path: Path) -> None:
     run(tmp_path)
     manifest = json.loads((tmp_path / "dataset.json").read_text())
     assert manifest["transactions"] == len(column(tmp_path, "transactions", "transaction_id"))
-    assert manifest["frauds"] == sum(column(tmp_path, "labels", "is_fraud"))  # type: ignore[arg-type]
+    assert manifest["frauds"] == sum(column(tmp_path, "labels", "is_fraud"))
     assert manifest["frauds"] == sum(manifest["frauds_by_scenario"].values()) > 0
     for landed in manifest["files"]:
         data = (tmp_path / landed["name"]).read_bytes()
@@ -92,8 +93,7 @@ def test_a_shifted_calendar_changes_nothing_but_the_dates(tmp_path: Path) -> Non
             assert column(tmp_path / "shifted", kind, name) == column(tmp_path / "published", kind, name)
     published = column(tmp_path / "published", "transactions", "tx_datetime")
     assert column(tmp_path / "shifted", "transactions", "tx_datetime") == [
-        moment + shift
-        for moment in published  # type: ignore[operator]
+        moment + shift for moment in published
     ]
     ids = {
         json.loads((tmp_path / name / "dataset.json").read_text())["dataset_id"]
