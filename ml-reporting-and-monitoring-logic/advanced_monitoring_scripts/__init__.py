@@ -1,0 +1,1 @@
+"""Jobs that watch the models: what they read, compute and report."""
