@@ -74,11 +74,17 @@ def supervisor_for(instance: Instance, chosen: dict[str, int], secrets: dict[str
 def existing(instance: Instance) -> Supervisor:
     """Return the supervisor of an instance that `up` made before; exits with a message when there is none."""
     secret_file = instance.state_dir / "secrets.json"
-    if not secret_file.exists() or not instance.env_file.exists():
-        sys.exit(f"instance {instance.name!r} does not exist yet: python -m local_stack up")
+    settings_of(instance)
     return supervisor_for(
         instance, ports.load(instance.state_dir / "ports.json"), credentials.load_or_create(secret_file)
     )
+
+
+def settings_of(instance: Instance) -> dict[str, str]:
+    """Return the settings of an instance; exits with a message when `up` has not made them yet."""
+    if not instance.env_file.exists():
+        sys.exit(f"instance {instance.name!r} does not exist yet: python -m local_stack up")
+    return settings.read(instance.env_file)
 
 
 def up(instance: Instance, apis: bool) -> int:
@@ -136,8 +142,7 @@ def logs(instance: Instance, services: list[str], lines: int, follow: bool) -> i
 
 def show_env(instance: Instance, show_secrets: bool) -> int:
     """Print the settings, secrets masked unless asked for."""
-    existing(instance)
-    variables = settings.read(instance.env_file)
+    variables = settings_of(instance)
     print(settings.render(variables if show_secrets else settings.masked(variables)), end="")
     return 0
 
@@ -148,8 +153,7 @@ def execute(instance: Instance, command: list[str]) -> int:
         command = command[1:]
     if not command:
         sys.exit("exec: name a command, e.g. exec -- env")
-    existing(instance)
-    environment = {**os.environ, **settings.read(instance.env_file)}
+    environment = {**os.environ, **settings_of(instance)}
     try:
         os.execvpe(command[0], command, environment)
     except OSError as error:
@@ -163,7 +167,10 @@ def reset(instance: Instance, yes: bool) -> int:
         say("nothing to remove")
         return 0
     if not yes:
-        answer = input(f"Remove all data in {instance.state_dir}? [y/N] ")
+        try:
+            answer = input(f"Remove all data in {instance.state_dir}? [y/N] ")
+        except EOFError:
+            answer = "no: nobody is there to ask; --yes does not ask"
         if answer.strip().lower() not in ("y", "yes"):
             say("kept")
             return 1
@@ -178,7 +185,7 @@ def reset(instance: Instance, yes: bool) -> int:
 def one(instance: Instance, action: str, name: str) -> int:
     """Start, stop, restart or kill one service; starting it starts what it needs."""
     with locked(instance.lock_file):
-        supervisor = existing(instance)
+        supervisor = configure(instance) if action == "start" else existing(instance)
         _known(supervisor, [name])
         if action == "kill":
             say(f"killed {name}" if supervisor.kill(name) else f"{name} does not run")
@@ -186,7 +193,8 @@ def one(instance: Instance, action: str, name: str) -> int:
         if action in ("stop", "restart"):
             say(f"stopped {name}" if supervisor.stop([name]) else f"{name} did not run")
         if action in ("start", "restart"):
-            configure(instance).up(with_needs(supervisor.services, name))
+            supervisor = configure(instance)
+            supervisor.up(with_needs(supervisor.services, name))
     return 0
 
 

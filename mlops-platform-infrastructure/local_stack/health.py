@@ -1,4 +1,7 @@
-"""Health checks: each returns when its server does real work, and raises NotReadyError until then."""
+"""Health checks: each returns when its server does real work, and raises NotReadyError until then.
+
+The client libraries are imported where they are used: `exec` and `env` need none of them and must be quick.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-
-import boto3
-import botocore.config
-import botocore.exceptions
-import psycopg
-import redis
 
 SECONDS = 2.0
 
@@ -32,6 +29,8 @@ REFUSED = "its data was made with other secrets: put secrets.json back, or `rese
 
 def postgres(port: int, user: str, password: str, database: str) -> None:
     """Log in and run a query."""
+    import psycopg
+
     try:
         with psycopg.connect(
             host="127.0.0.1", port=port, user=user, password=password, dbname=database, connect_timeout=2
@@ -45,6 +44,8 @@ def postgres(port: int, user: str, password: str, database: str) -> None:
 
 def valkey(port: int, password: str) -> None:
     """Log in and ping; a server still loading its data is not ready."""
+    import redis
+
     try:
         with redis.Redis(host="127.0.0.1", port=port, password=password, socket_timeout=SECONDS) as client:
             client.ping()
@@ -56,6 +57,9 @@ def valkey(port: int, password: str) -> None:
 
 def s3_client(port: int, access_key: str, secret_key: str, region: str, seconds: float = SECONDS):  # type: ignore[no-untyped-def]
     """Return an S3 client of the object store without retries and with short timeouts."""
+    import boto3
+    import botocore.config
+
     return boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
@@ -74,6 +78,8 @@ def s3_client(port: int, access_key: str, secret_key: str, region: str, seconds:
 
 def s3(port: int, access_key: str, secret_key: str, region: str) -> None:
     """List the buckets with the generated key."""
+    import botocore.exceptions
+
     try:
         s3_client(port, access_key, secret_key, region).list_buckets()
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
@@ -85,6 +91,8 @@ def s3_writable(port: int, access_key: str, secret_key: str, region: str, bucket
 
     The store answers before its volumes joined it; until then writes fail.
     """
+    import botocore.exceptions
+
     client = s3_client(port, access_key, secret_key, region, seconds=10)
     try:
         present = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
@@ -105,7 +113,7 @@ def broker(port: int) -> None:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
             connection.sendall(struct.pack(">i", len(request)) + request)
-            reply = connection.recv(10)
+            reply = connection.recv(10, socket.MSG_WAITALL)
     except OSError as error:
         raise NotReadyError(str(error)) from error
     if len(reply) < 10 or struct.unpack(">ih", reply[4:10]) != (7, 0):

@@ -15,7 +15,7 @@ import uvicorn
 def main() -> None:
     """Create or migrate the database schema, then serve on loopback until SIGTERM."""
     # The server application reads these names while it is imported, hence the order.
-    from mlflow.server import constants  # noqa: PLC0415
+    from mlflow.server import constants
 
     backend = os.environ["MLFLOW_BACKEND_STORE_URI"]
     artifacts = "mlflow-artifacts:/"
@@ -25,8 +25,8 @@ def main() -> None:
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
 
-    from mlflow.server.fastapi_app import app  # noqa: PLC0415
-    from mlflow.server.handlers import initialize_backend_stores  # noqa: PLC0415
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
 
     initialize_backend_stores(backend, backend, artifacts)
     uvicorn.run(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import random
 import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from local_stack.private_files import write_private
@@ -52,28 +54,25 @@ def choose(
     held: Collection[str] = (),
     avoid: Collection[int] = (),
     free: Callable[[int], bool] = is_free,
+    candidates: Iterable[int] | None = None,
 ) -> dict[str, int]:
     """Return a port for each name of `wanted`, distinct and outside `avoid`.
 
     The wanted port is kept when it is free, or when its name is in `held`: our own server listens on it.
-    Raises NoFreePortError when the search range is used up.
+    Others come from `candidates`; by default SEARCH_RANGE in random order, so that two stacks that start at
+    the same time hardly meet. Raises NoFreePortError when they are used up.
     """
     chosen = {name: wanted[name] for name in wanted if name in held}
     used = {*avoid, *chosen.values()}
-    candidates = iter(SEARCH_RANGE)
+    others = iter(random.sample(SEARCH_RANGE, len(SEARCH_RANGE)) if candidates is None else candidates)
     for name, port in wanted.items():
         if name in chosen:
             continue
-        if port in used or not free(port):
-            while True:
-                candidate = next(candidates, None)
-                if candidate is None:
-                    raise NoFreePortError(f"no free port for {name} in {SEARCH_RANGE}")
-                if candidate not in used and free(candidate):
-                    port = candidate  # noqa: PLW2901 - the wanted port gives way
-                    break
-        chosen[name] = port
-        used.add(port)
+        usable = (option for option in itertools.chain([port], others) if option not in used and free(option))
+        chosen[name] = next(usable, 0)
+        if not chosen[name]:
+            raise NoFreePortError(f"no free port for {name}")
+        used.add(chosen[name])
     return {name: chosen[name] for name in wanted}
 
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
-import psycopg
-from psycopg import sql
 
 from local_stack import wheels
 
@@ -162,6 +160,9 @@ def command(data_dir: Path, port: int) -> list[str]:
 
 def create_databases(port: int, superuser_password: str, passwords: Mapping[str, str]) -> None:
     """Create one role and one database of the same name each, closed to the others; safe to repeat."""
+    import psycopg
+    from psycopg import sql
+
     with psycopg.connect(
         host="127.0.0.1",
         port=port,

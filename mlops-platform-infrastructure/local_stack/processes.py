@@ -82,7 +82,7 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
 def owned_by(owner: str, program: str = "", cwd: Path | None = None) -> list[psutil.Process]:
     """Return every process that carries `owner` in OWNER_VARIABLE, also those that lost their parent.
 
-    A program that writes over its own environment (PostgreSQL's helpers do) is known by its name and folder.
+    A program that writes over its own environment (PostgreSQL and Valkey do) is known by its name and folder.
     """
     found = []
     for process in psutil.process_iter():

@@ -45,8 +45,8 @@ class Service:
     address: str = ""
     ready_url: str = ""
     optional: bool = False
-    helper_program: str = ""
-    helper_cwd: Path | None = None
+    program: str = ""
+    program_cwd: Path | None = None
     fingerprint: str = ""
 
 
@@ -81,8 +81,8 @@ def _postgres(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str
         check=functools.partial(health.postgres, port, postgres.SUPERUSER, password, "postgres"),
         after_ready=functools.partial(postgres.create_databases, port, password, passwords),
         cwd=folder,
-        helper_program="postgres",
-        helper_cwd=data_dir,
+        program="postgres",
+        program_cwd=data_dir,
         stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint
         stop_seconds=30,
         start_seconds=120,  # crash recovery replays the log
@@ -118,6 +118,8 @@ def _valkey(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
         prepare=functools.partial(write_private, config, text),
         check=functools.partial(health.valkey, port, password),
         cwd=folder,
+        program="valkey-server",
+        program_cwd=folder,
         fingerprint=text,
         address=f"127.0.0.1:{port}",
     )

@@ -164,7 +164,7 @@ class Supervisor:
         began = time.monotonic()
         for service in sorted(services, key=lambda service: service.stop_seconds):
             left = service.stop_seconds - (time.monotonic() - began)
-            processes.wait_ended(members.get(service.name, []), max(left, 0.0))
+            processes.wait_ended([p for name, p in running.items() if name == service.name], max(left, 0.0))
         for service in services:
             self._end_rest(service, members.get(service.name, []))
             self._record_path(service.name).unlink(missing_ok=True)
@@ -192,10 +192,14 @@ class Supervisor:
         self._end_rest(self.services[name], members)
         return True
 
-    def _end_rest(self, service: Service, members: Iterable[psutil.Process] = ()) -> None:
-        """End what a service left behind: processes of its tree, and any that carry its mark."""
-        strays = processes.owned_by(self._owner(service), service.helper_program, service.helper_cwd)
-        rest = {process.pid: process for process in [*members, *strays]}
+    def members(self, name: str) -> list[psutil.Process]:
+        """Return every process that carries a service's mark, also those without a record or a parent."""
+        service = self.services[name]
+        return processes.owned_by(self._owner(service), service.program, service.program_cwd)
+
+    def _end_rest(self, service: Service, known: Iterable[psutil.Process] = ()) -> None:
+        """End what a service left behind: known processes of its tree, and any that carry its mark."""
+        rest = {process.pid: process for process in [*known, *self.members(service.name)]}
         processes.send(rest.values(), signal.SIGKILL)
         left = processes.wait_ended(rest.values(), 10)
         if left:
