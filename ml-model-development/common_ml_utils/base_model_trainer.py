@@ -77,7 +77,9 @@ class BaseModelTrainer(ABC):
 
     identity: ModelIdentity
 
-    def __init__(self, registry: ModelRegistry, reports_dir: Path, data_dir: Path, parameters: Mapping[str, Any]):
+    def __init__(
+        self, registry: ModelRegistry, reports_dir: Path, data_dir: Path, parameters: Mapping[str, Any]
+    ):
         self.registry = registry
         self.reports_dir = reports_dir / self.identity.report
         self.training_sets = TrainingSetStore(data_dir / "training_sets" / self.identity.report)
@@ -151,10 +153,14 @@ class BaseModelTrainer(ABC):
         scores: np.ndarray,
         thresholds: dict[str, float],
     ) -> dict[str, bytes]:
-        sample = data.holdout.iloc[np.linspace(0, len(data.holdout) - 1, min(SHAP_ROWS, len(data.holdout))).astype(int)]
+        sample = data.holdout.iloc[
+            np.linspace(0, len(data.holdout) - 1, min(SHAP_ROWS, len(data.holdout))).astype(int)
+        ]
         matrix = preprocessing.transform(sample)
         labels = data.holdout[data.label].to_numpy()
-        return model_plots(labels, scores, thresholds, preprocessing.names, matrix, model.contributions(matrix))
+        return model_plots(
+            labels, scores, thresholds, preprocessing.names, matrix, model.contributions(matrix)
+        )
 
     def _bundle(
         self,
@@ -239,7 +245,9 @@ class BaseModelTrainer(ABC):
             validation=validation.fold_metrics,
             validation_mean=validation.means(),
             thresholds=validation.thresholds,
-            confusion={name: confusion_at(labels, scores, cut) for name, cut in validation.thresholds.items()},
+            confusion={
+                name: confusion_at(labels, scores, cut) for name, cut in validation.thresholds.items()
+            },
             rows=rows,
             interval=bundle.manifest.training.model_dump(mode="json"),
             data_version=data.data_version,
@@ -260,4 +268,6 @@ class ValidationOutcome:
     def means(self) -> dict[str, float]:
         """Return `validation_<metric>`, the mean over the folds."""
         names = self.fold_metrics[0]
-        return {f"validation_{name}": float(np.mean([fold[name] for fold in self.fold_metrics])) for name in names}
+        return {
+            f"validation_{name}": float(np.mean([fold[name] for fold in self.fold_metrics])) for name in names
+        }

@@ -27,7 +27,9 @@ class BundleModel(PythonModel):
         """Load the bundle that was logged with the model; an altered one is refused."""
         self.bundle = ReleaseBundle.load(Path(context.artifacts["bundle"]))
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> np.ndarray:
         """Return the score of each row."""
         return self.bundle.score_frame(model_input)
 

@@ -17,7 +17,9 @@ def reference_statistics(
     frame: pd.DataFrame, preprocessing: Preprocessing, scores: np.ndarray
 ) -> dict[str, dict[str, Any]]:
     """Return name -> statistics for every feature and for `score`, from the rows the model was trained on."""
-    statistics = {feature.name: _of_feature(frame[feature.name], feature) for feature in preprocessing.features}
+    statistics = {
+        feature.name: _of_feature(frame[feature.name], feature) for feature in preprocessing.features
+    }
     statistics[SCORE] = numeric_reference(scores)
     return statistics
 

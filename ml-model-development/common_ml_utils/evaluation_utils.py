@@ -88,7 +88,12 @@ def card_precision_at(
 
 
 def drop_known_compromised(
-    test: pd.DataFrame, known_frauds: pd.DataFrame, delay_days: int, *, day: str = "day", card: str = "customer_id"
+    test: pd.DataFrame,
+    known_frauds: pd.DataFrame,
+    delay_days: int,
+    *,
+    day: str = "day",
+    card: str = "customer_id",
 ) -> pd.DataFrame:
     """Drop the test rows of cards whose fraud was already known on the row's day.
 

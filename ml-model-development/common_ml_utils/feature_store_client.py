@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -26,6 +27,7 @@ from common_ml_utils.settings import DatabaseAddress
 PROJECT = "mlops_platform"
 FEAST_SCHEMA = "feast"
 JUST_BEFORE = timedelta(microseconds=1)
+PARALLEL_QUERIES = 2  # one is computed by PostgreSQL while the other's rows become a data frame
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class EntityQuery:
     """Which rows to fetch features for: a table with entity keys and event times, and its request values.
 
     `columns` are carried through unchanged. `request` maps a request value to an SQL expression over the table.
-    With `labels_known_as_of`, only rows whose `label_known_at` is not later are taken.
+    An event sees what was known strictly before it; a snapshot (`strictly_before=False`) sees its own moment, as
+    its label covers the time after it. With `labels_known_as_of`, only rows whose `label_known_at` is not later
+    are taken.
     """
 
     table: tuple[str, str]
@@ -50,13 +54,21 @@ class EntityQuery:
     order_by: str
     request: dict[str, str] = field(default_factory=dict)
     timestamp: str = "event_timestamp"
+    strictly_before: bool = True
     labels_known_as_of: datetime | None = None
 
+    @property
+    def head_start(self) -> timedelta:
+        """How long before its own time a row is asked for."""
+        return JUST_BEFORE if self.strictly_before else timedelta(0)
+
     def statement(self, start: datetime, end: datetime) -> str:
-        """Return the SELECT for event times in [start, end), as of one microsecond before each."""
+        """Return the SELECT for event times in [start, end); `event_timestamp` is what features are asked as of."""
         parts: list[sql.Composable] = [sql.Identifier(name) for name in self.columns]
         parts.append(
-            sql.SQL("{t} - interval '1 microsecond' AS event_timestamp").format(t=sql.Identifier(self.timestamp))
+            sql.SQL("{t} - make_interval(secs => {seconds}) AS event_timestamp").format(
+                t=sql.Identifier(self.timestamp), seconds=sql.Literal(self.head_start.total_seconds())
+            )
         )
         for name, expression in self.request.items():
             parts.append(sql.SQL("{e} AS {n}").format(e=sql.SQL(expression), n=sql.Identifier(name)))
@@ -124,24 +136,27 @@ class FeatureStoreClient:
         feature tables that became known only after the event are left out.
         """
         service = self._service(contract.service.name)
-        request_only = [f.name for f in contract.service.request if f.name not in contract.service.feature_names]
-        parts = []
-        for start, end in tqdm(windows, desc=description, unit="window", disable=None):
-            part = self._retrieve(service, entities.statement(start, end))
-            if len(part):
-                parts.append(part)
+        statements = [entities.statement(start, end) for start, end in windows]
+        request_only = [
+            f.name for f in contract.service.request if f.name not in contract.service.feature_names
+        ]
+        with warnings.catch_warnings(), ThreadPoolExecutor(PARALLEL_QUERIES) as pool:
+            # Feast asks for the query's columns through pandas, which would rather have SQLAlchemy.
+            warnings.filterwarnings("ignore", message="pandas only supports SQLAlchemy", category=UserWarning)
+            fetched = pool.map(lambda statement: self._retrieve(service, statement), statements)
+            progress = tqdm(fetched, desc=description, total=len(statements), unit="window", disable=None)
+            parts = [part for part in progress if len(part)]
         if not parts:
-            raise EmptyWindowError(
-                f"{'.'.join(entities.table)} has no rows with known labels between {windows[0][0]:%Y-%m-%d} and "
-                f"{windows[-1][1]:%Y-%m-%d}"
-                if entities.labels_known_as_of
-                else f"{'.'.join(entities.table)} has no rows between {windows[0][0]:%Y-%m-%d} and "
-                f"{windows[-1][1]:%Y-%m-%d}"
-            )
+            known = entities.labels_known_as_of
+            rows = f"rows with labels known at {known:%Y-%m-%d}" if known else "rows"
+            between = f"{windows[0][0]:%Y-%m-%d} and {windows[-1][1]:%Y-%m-%d}"
+            raise EmptyWindowError(f"{'.'.join(entities.table)} has no {rows} between {between}")
         frame = pd.concat(parts, ignore_index=True)
         for feature in contract.service.features:
             frame[feature.name] = typed_feature(frame[feature.name], feature)
-        frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True) + JUST_BEFORE
+        for column in frame.select_dtypes("datetime"):
+            frame[column] = frame[column].dt.tz_localize("UTC")  # Feast gives UTC without saying so
+        frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True) + entities.head_start
         kept = [*entities.columns, "event_timestamp", *request_only, *contract.service.feature_names]
         return frame[list(dict.fromkeys(kept))].sort_values(entities.order_by, ignore_index=True)
 
@@ -150,13 +165,11 @@ class FeatureStoreClient:
         with self._translated(), psycopg.connect(**self._database.connection_arguments()) as connection:
             connection.read_only = True
             with connection.cursor(row_factory=dict_row) as cursor:
-                cursor.execute(statement, list(parameters))  # type: ignore[arg-type]
+                cursor.execute(statement, list(parameters))
                 return cursor.fetchall()
 
     def _retrieve(self, service: Any, statement: str) -> pd.DataFrame:
-        with self._translated(), warnings.catch_warnings():
-            # Feast asks for the query's columns through pandas, which would rather have SQLAlchemy.
-            warnings.filterwarnings("ignore", message="pandas only supports SQLAlchemy", category=UserWarning)
+        with self._translated():
             job = self._feast().get_historical_features(
                 entity_df=statement, features=service, filter_by_created_timestamp=True
             )
@@ -169,7 +182,9 @@ class FeatureStoreClient:
             try:
                 return self._feast().get_feature_service(name)
             except FeatureServiceNotFoundException as error:
-                raise FeatureStoreError(f"feature service {name} is not in the registry: apply it first") from error
+                raise FeatureStoreError(
+                    f"feature service {name} is not in the registry: apply it first"
+                ) from error
 
     def _feast(self) -> Any:
         """Return Feast's store, made at first use: its import takes seconds."""

@@ -81,7 +81,9 @@ class ModelRegistry:
             answer = requests.get(f"{self.tracking_uri.rstrip('/')}/health", timeout=5)
             answer.raise_for_status()
         except requests.RequestException as error:
-            raise RegistryError(f"the model registry at {self.tracking_uri} does not answer: {error}") from error
+            raise RegistryError(
+                f"the model registry at {self.tracking_uri} does not answer: {error}"
+            ) from error
 
     def version_of(self, model_name: str, alias: str) -> int | None:
         """Return the version an alias points to, or None when there is no such model or alias."""
@@ -110,7 +112,9 @@ class ModelRegistry:
             if expected is None:
                 raise RegistryError(f"{model_name} version {version} carries no tag bundle_sha256")
             path = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{model_name}/{version}", dst_path=folder, tracking_uri=self.tracking_uri
+                artifact_uri=f"models:/{model_name}/{version}",
+                dst_path=folder,
+                tracking_uri=self.tracking_uri,
             )
             bundle = ReleaseBundle.load(Path(path) / BUNDLE_IN_MODEL, expected)
         return RegisteredBundle(model_name, version, bundle)
@@ -154,6 +158,7 @@ class ModelRegistry:
         """Give MLflow's client for this server; its failures become RegistryError."""
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -186,7 +191,9 @@ def signature_of(service: FeatureServiceContract) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    columns = [ColSpec("string" if f.is_categorical else "double", f.name) for f in service.features]
+    columns: list[Any] = [
+        ColSpec("string" if f.is_categorical else "double", f.name) for f in service.features
+    ]
     return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec("double", "score")]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -87,7 +88,10 @@ class LightGBMModel:
 
 def load_native_model(kind: str, content: bytes) -> NativeModel:
     """Read a model file's content; raises BundleError when it is not a model of that kind."""
-    readers = {"xgboost": XGBoostModel.from_bytes, "lightgbm": LightGBMModel.from_bytes}
+    readers: dict[str, Callable[[bytes], NativeModel]] = {
+        "xgboost": XGBoostModel.from_bytes,
+        "lightgbm": LightGBMModel.from_bytes,
+    }
     if kind not in readers:
         raise BundleError(f"unknown model kind {kind!r}: expected one of {sorted(readers)}")
     try:

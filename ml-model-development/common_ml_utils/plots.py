@@ -69,7 +69,9 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray, thresholds: dict[st
     for name, threshold in thresholds.items():
         at = min(int(np.searchsorted(cuts, threshold)), len(cuts) - 1)
         axes.plot(recall[at], precision[at], "o", label=f"{name} at {threshold:.3f}")
-    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02), title="Precision and recall")
+    axes.set(
+        xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02), title="Precision and recall"
+    )
     axes.legend()
     return _png(figure)
 

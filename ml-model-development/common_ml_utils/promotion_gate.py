@@ -15,7 +15,12 @@ import numpy as np
 import pandas as pd
 
 from common_ml_utils.errors import RegistryError
-from common_ml_utils.evaluation_utils import METRICS, PairedComparison, paired_bootstrap, ranking_and_calibration
+from common_ml_utils.evaluation_utils import (
+    METRICS,
+    PairedComparison,
+    paired_bootstrap,
+    ranking_and_calibration,
+)
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.reports import measurement, write_report
@@ -82,7 +87,9 @@ def judge(evidence: Evidence, gate: GateSettings) -> Verdict:
         return (
             Verdict("refuse", against)
             if against
-            else Verdict("promote", [f"first model: {gate.metric} {value:.4f} reaches the floor {gate.floor:.4f}"])
+            else Verdict(
+                "promote", [f"first model: {gate.metric} {value:.4f} reaches the floor {gate.floor:.4f}"]
+            )
         )
     shown = (
         f"{gate.metric} {comparison.challenger:.4f} against {comparison.champion:.4f} "
@@ -93,7 +100,9 @@ def judge(evidence: Evidence, gate: GateSettings) -> Verdict:
         against.append(f"not better: {shown}; {gate.confidence:.1%} are asked for")
     worse = evidence.challenger["calibration_error"] - champion["calibration_error"]
     if worse > gate.calibration_tolerance:
-        against.append(f"calibration error grows by {worse:.4f}, at most {gate.calibration_tolerance} is allowed")
+        against.append(
+            f"calibration error grows by {worse:.4f}, at most {gate.calibration_tolerance} is allowed"
+        )
     return Verdict("refuse", against) if against else Verdict("promote", [f"better: {shown}"])
 
 

@@ -96,7 +96,7 @@ class PromotionLedger:
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:
         try:
-            with psycopg.connect(**self._database.connection_arguments()) as connection:  # type: ignore[arg-type]
+            with psycopg.connect(**self._database.connection_arguments()) as connection:
                 yield connection
         except psycopg.Error as error:
             address = f"{self._database.host}:{self._database.port}/{self._database.name}"

@@ -204,7 +204,9 @@ class ReleaseBundle:
 
     def check_golden_rows(self) -> None:
         """Raise BundleError unless both paths reproduce every golden score within 1e-6."""
-        frame = pd.DataFrame([row.features for row in self.golden], columns=self.preprocessing.names, dtype=object)
+        frame = pd.DataFrame(
+            [row.features for row in self.golden], columns=self.preprocessing.names, dtype=object
+        )
         batch = self.score_frame(frame)
         for i, row in enumerate(self.golden):
             for path, score in (("one-row", self.score_row(row.features)), ("batch", float(batch[i]))):
@@ -230,7 +232,9 @@ def golden_rows(
         for feature in preprocessing.features
         if feature.kind == "categorical"
     ]
-    return [GoldenRow(vector, float(model.scores(preprocessing.transform_row(vector))[0])) for vector in vectors]
+    return [
+        GoldenRow(vector, float(model.scores(preprocessing.transform_row(vector))[0])) for vector in vectors
+    ]
 
 
 def _vector(row: pd.Series, preprocessing: Preprocessing) -> dict[str, FeatureValue]:

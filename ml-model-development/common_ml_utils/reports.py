@@ -35,7 +35,13 @@ class StepClock:
 
 
 def measurement(
-    name: str, value: float, unit: str, *, target: float | None = None, peer: str = "", peer_value: float | None = None
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    target: float | None = None,
+    peer: str = "",
+    peer_value: float | None = None,
 ) -> dict[str, Any]:
     """Return one line of `results`: higher is better wherever a target or a peer is given."""
     return {
@@ -70,7 +76,9 @@ def write_report(path: Path, results: Sequence[Mapping[str, Any]], **content: An
     _replace(path, text)
 
 
-def write_html(path: Path, title: str, tables: Mapping[str, Mapping[str, Any]], plots: Mapping[str, bytes]) -> None:
+def write_html(
+    path: Path, title: str, tables: Mapping[str, Mapping[str, Any]], plots: Mapping[str, bytes]
+) -> None:
     """Write one self-contained page: tables of name and value, then the plots."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
     for heading, rows in tables.items():
@@ -107,7 +115,13 @@ def _module() -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    return (
+        f"{value:,.4f}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else str(value)
+    )
 
 
 def _replace(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,7 +20,7 @@ class DatabaseAddress(BaseModel):
     user: str
     password: SecretStr
 
-    def connection_arguments(self) -> dict[str, str | int]:
+    def connection_arguments(self) -> dict[str, Any]:
         """Return psycopg's keyword arguments, with a deadline for connecting."""
         return {
             "host": self.host,

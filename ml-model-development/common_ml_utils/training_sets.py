@@ -36,7 +36,9 @@ class TrainingSetStore:
         partial = self._folder / f".{version}.partial"
         frame.to_parquet(partial, index=False)
         partial.replace(self._folder / f"{version}.parquet")
-        newest_first = sorted(self._folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime, reverse=True)
+        newest_first = sorted(
+            self._folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime, reverse=True
+        )
         for old in newest_first[KEPT:]:
             old.unlink(missing_ok=True)
 

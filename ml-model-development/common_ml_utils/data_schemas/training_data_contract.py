@@ -154,9 +154,13 @@ class TrainingDataContract(BaseModel):
         """
         _require_columns(frame, self.columns)
         if frame.empty:
-            raise EmptyWindowError("the training set has no rows: is the interval loaded, are its labels known?")
+            raise EmptyWindowError(
+                "the training set has no rows: is the interval loaded, are its labels known?"
+            )
         if frame[self.key].duplicated().any():
-            raise SchemaMismatchError(f"{self.key} is not unique: {frame[self.key].duplicated().sum()} repeats")
+            raise SchemaMismatchError(
+                f"{self.key} is not unique: {frame[self.key].duplicated().sum()} repeats"
+            )
         typed = frame[self.columns].copy()
         for feature in self.service.features:
             typed[feature.name] = typed_feature(typed[feature.name], feature)

@@ -1,0 +1,1 @@
+"""The churn model: P(a subscriber leaves), LightGBM on `customer_churn_v1`."""

@@ -1,0 +1,85 @@
+"""The churn model's data: matured snapshots of subscribers, and a holdout that stays the same as data grows."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold
+
+from common_ml_utils.data_schemas.training_data_contract import (
+    PublishedContract,
+    TrainingDataContract,
+    require_both_classes,
+)
+from common_ml_utils.errors import DataError, EmptyWindowError
+from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient
+from src.config import HOLDOUT_SHARE, ChurnFolds
+from src.preprocessor import check_ranges
+
+KEY = "subscriber_id"
+LABEL = "churned"
+
+
+def data_contract(contract: PublishedContract) -> TrainingDataContract:
+    """Return the shape of the churn training set: one row a subscriber."""
+    return TrainingDataContract(service=contract.service, key=KEY, label=LABEL)
+
+
+def load_labelled(
+    client: FeatureStoreClient, contract: PublishedContract, known_as_of: datetime
+) -> pd.DataFrame:
+    """Return the subscribers whose label was known at `known_as_of`, with their profile at the snapshot, checked.
+
+    Grain: one row a subscriber, ordered by `subscriber_id`. The label covers the time after the snapshot, so the
+    profile of that very moment is what the model may see.
+    """
+    snapshots = client.query(
+        "SELECT min(event_timestamp) AS first, max(event_timestamp) AS last FROM labels.fct_churn_labels"
+        " WHERE label_known_at <= %s",
+        [known_as_of],
+    )[0]
+    if snapshots["first"] is None:
+        raise EmptyWindowError(f"labels.fct_churn_labels has no label known at {known_as_of.isoformat()}")
+    entities = EntityQuery(
+        table=("labels", "fct_churn_labels"),
+        columns=(KEY, LABEL, "label_known_at"),
+        order_by=KEY,
+        strictly_before=False,
+        labels_known_as_of=known_as_of,
+    )
+    window = (snapshots["first"], snapshots["last"] + timedelta(microseconds=1))
+    frame = client.features_as_of(contract, entities, [window], "training set")
+    return check_ranges(data_contract(contract).validate_frame(frame, known_as_of))
+
+
+def split_holdout(labelled: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return training and holdout, the same share of each class held out.
+
+    Who is held out hangs on a hash of the id, not on the order of rows: a subscriber stays on one side when others
+    join, so an older model was not trained on a newer one's holdout.
+    """
+    require_both_classes(labelled[LABEL], "churn labels")
+    drawn = labelled[KEY].map(lambda key: hashlib.sha256(f"subscriber:{key}".encode()).hexdigest())
+    position = drawn.groupby(labelled[LABEL]).rank(method="first")
+    size = labelled.groupby(LABEL)[KEY].transform("size")
+    held_out = position <= (size * HOLDOUT_SHARE).round()
+    return labelled[~held_out].reset_index(drop=True), labelled[held_out].reset_index(drop=True)
+
+
+def stratified_folds(
+    training: pd.DataFrame, validation: ChurnFolds
+) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Return (fit, validation) pairs; every training row is in exactly one validation part."""
+    fewest = int(np.bincount(training[LABEL], minlength=2).min())
+    if fewest < validation.folds:
+        raise DataError(
+            f"{validation.folds} folds need as many rows of each class, the rarer one has {fewest}"
+        )
+    folds = StratifiedKFold(validation.folds, shuffle=True, random_state=validation.shuffle_seed)
+    return [
+        (training.iloc[fit].reset_index(drop=True), training.iloc[unseen].reset_index(drop=True))
+        for fit, unseen in folds.split(training, training[LABEL])
+    ]
