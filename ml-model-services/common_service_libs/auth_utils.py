@@ -33,7 +33,7 @@ class Client(msgspec.Struct, frozen=True):
 
 
 class ApiKeys:
-    """The keys in a file, read again when it changes; a file that cannot be read leaves the keys as they are."""
+    """The keys in a file, read again when it changes; one that cannot be read leaves the keys as they are."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,8 +1,9 @@
 """The decision log: a decision is in the spool before its reply, and in PostgreSQL soon after, exactly once.
 
-`append` returns when the record would survive the end of this process (or, with `spool_sync=always`, of the machine).
-A background task moves records to PostgreSQL in order; what is already there is skipped, so a batch that was written
-but not acknowledged may be written again. While PostgreSQL is silent the spool grows, up to its limit.
+`append` returns when the record would survive the end of this process (or, with `spool_sync=always`, of the
+machine). A background task moves records to PostgreSQL in order; what is already there is skipped, so a batch
+that was written but not acknowledged may be written again. While PostgreSQL is silent the spool grows, up to
+its limit.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ DEFAULTED = "defaulted"
 class DecisionRecord(msgspec.Struct, frozen=True):
     """One row of `decisions.decision_records`; times are RFC 3339 in UTC, null features are None.
 
-    `request` is the body with its defaults filled in; the names of those stand in its list `defaulted`. `score` is
-    None for a decision made by rules only. `feature_status` holds status and event time of each view.
+    `request` is the body with its defaults filled in; the names of those stand in its list `defaulted`.
+    `score` is None for a decision made by rules only. `feature_status` holds status and event time of each
+    view.
     """
 
     request_id: str

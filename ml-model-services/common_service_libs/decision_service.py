@@ -50,8 +50,8 @@ class Rung(StrEnum):
 class Case:
     """What is to be decided.
 
-    `request` is the body as recorded, `request_values` what expressions and rules read of it, `as_of` the time of the
-    event in seconds since the epoch, `requested_at` that of its arrival.
+    `request` is the body as recorded, `request_values` what expressions and rules read of it, `as_of` the
+    time of the event in seconds since the epoch, `requested_at` that of its arrival.
     """
 
     entity_ids: Mapping[str, int]
@@ -107,7 +107,8 @@ def serve(
 def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
     """Decide one case from what the online store said.
 
-    Raises FeaturesUnavailable or FeaturesMissing when contract or policy want no decision without the features.
+    Raises FeaturesUnavailable or FeaturesMissing when contract or policy want no decision without the
+    features.
     """
     policy = model.engine.policy
     vector = model.vectors.build(online.values, case.request_values)
@@ -175,8 +176,8 @@ class DecisionService:
     async def decide(self, case: Case, request_id: str, *, id_sent: bool, started: float) -> DecisionRecord:
         """Decide a case once: a request id that the client sent before gives the recorded decision.
 
-        `started` is the `perf_counter` of the request's arrival. Raises RequestIdReused if the id stands for another
-        body, and whatever `judge` raises.
+        `started` is the `perf_counter` of the request's arrival. Raises RequestIdReused if the id stands for
+        another body, and whatever `judge` raises.
         """
         if not id_sent:
             return await self._decide(case, request_id, started)
@@ -242,7 +243,7 @@ class DecisionService:
             feature_status={
                 view: {
                     "status": status,
-                    "event_timestamp": rfc3339(time) if (time := times[view]) is not None else None,
+                    "event_timestamp": rfc3339(at) if (at := times[view]) is not None else None,
                 }
                 for view, status in online.status.items()
             },
@@ -312,7 +313,7 @@ class DecisionService:
         }
 
     def _bundle_of(self, record: DecisionRecord) -> Bundle:
-        """Return the bundle of a decision, in a copy for replays: the one in service belongs to the event loop."""
+        """Return the bundle of a decision, loaded for replays: the one in service belongs to the loop."""
         if self._replayed is not None and self._replayed.sha256 == record.bundle_sha256:
             return self._replayed
         folder = self._bundles.obtain_recorded(record.model_name, record.model_version, record.bundle_sha256)

@@ -72,7 +72,7 @@ class RejectedRecords(Exception):
 
 
 async def within(deadline: float, work: Awaitable[T]) -> T:
-    """Return what `work` returns, or raise TimeoutError after `deadline` seconds without waiting for its clean-up."""
+    """Return what `work` returns; raise TimeoutError after `deadline` s, not waiting for its clean-up."""
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=deadline)
     if not done:
@@ -104,7 +104,7 @@ class DecisionStore:
             raise RejectedRecords(str(error)) from None
 
     async def find(self, request_id: str, service: str) -> DecisionRecord | None:
-        """Return the record of this service with that id, if there is one; raises DecisionStoreUnavailable."""
+        """Return the record of this service with that id, if any; raises DecisionStoreUnavailable."""
         _, row = await self._run(SELECT, (_RFC3339, request_id, service))
         if row is None:
             return None
@@ -139,7 +139,7 @@ class DecisionStore:
     ) -> tuple[int, dict[str, Any] | None]:
         try:
             connection = await self._connected()
-            cursor = await connection.execute(statement, parameters)  # type: ignore[arg-type]
+            cursor = await connection.execute(statement, parameters)
             return cursor.rowcount, await cursor.fetchone() if cursor.description else None
         except (psycopg.DataError, psycopg.IntegrityError):
             raise

@@ -1,8 +1,9 @@
 """The bytes that Feast keeps in Redis (entity key serialization 3), written and read without Feast.
 
-One hash per entity. Key: number of join keys, then for each its type, length and name, then for each value its type,
-length and bytes (all little-endian 32-bit numbers), then the project's name. Field: murmur3 of `view:feature`, four
-bytes little-endian; `_ts:view` holds the event time. Values are protobuf messages with one field set.
+One hash per entity. Key: number of join keys, then for each its type, length and name, then for each value
+its type, length and bytes (all little-endian 32-bit numbers), then the project's name. Field: murmur3 of
+`view:feature`, four bytes little-endian; `_ts:view` holds the event time. Values are protobuf messages with
+one field set.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def decode_value(data: bytes | None) -> FeatureValue:
 
     Raises ValueError for bytes that are no such message.
 
-    >>> decode_value(bytes.fromhex("29000000000000f83f")), decode_value(bytes.fromhex("2005")), decode_value(b"")
-    (1.5, 5.0, None)
+    >>> [decode_value(bytes.fromhex(data)) for data in ("29000000000000f83f", "2005", "")]
+    [1.5, 5.0, None]
     """
     if not data:
         return None
@@ -117,7 +118,7 @@ def _decode_any(data: bytes) -> FeatureValue:
 
 
 def decode_timestamp(data: bytes) -> float:
-    """Return the seconds since the epoch in a serialized protobuf Timestamp; raises ValueError for other bytes."""
+    """Return the epoch seconds in a serialized protobuf Timestamp; raises ValueError for other bytes."""
     at, seconds, nanos = 0, 0, 0
     try:
         while at < len(data):

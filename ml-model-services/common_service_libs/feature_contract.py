@@ -1,4 +1,4 @@
-"""The feature service contract: which features a model reads, in which order, and what replaces a missing one."""
+"""The feature service contract: which features a model reads, in which order, and what replaces one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class FeatureContract(msgspec.Struct, frozen=True):
 
 
 def parse_contract(document: Any) -> FeatureContract:
-    """Return the contract in `document` (decoded JSON or YAML); raises ContractError if it contradicts itself."""
+    """Return the contract in decoded JSON or YAML; raises ContractError if it contradicts itself."""
     try:
         contract = msgspec.convert(document, FeatureContract)
     except msgspec.ValidationError as error:

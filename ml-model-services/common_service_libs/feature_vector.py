@@ -13,7 +13,7 @@ from common_service_libs.on_demand import compile_features, names_in
 
 @dataclass(frozen=True, slots=True)
 class FeatureVector:
-    """The vector in the contract's order (null is None), and the features that took their declared fallback."""
+    """The vector in the contract's order (null is None), and the features that took their fallback."""
 
     values: tuple[FeatureValue, ...]
     fallbacks: tuple[str, ...]

@@ -1,7 +1,8 @@
 """Download the artifacts of one model version, in a process of its own.
 
-The registry's client takes seconds and a hundred megabytes to import; a service that answers in a millisecond starts
-this instead: `python -m common_service_libs.fetch_bundle NAME VERSION FOLDER`, with MLFLOW_TRACKING_URI set.
+The registry's client takes seconds and a hundred megabytes to import; a service that answers in a millisecond
+starts this instead: `python -m common_service_libs.fetch_bundle NAME VERSION FOLDER`, with
+MLFLOW_TRACKING_URI set.
 """
 
 from __future__ import annotations

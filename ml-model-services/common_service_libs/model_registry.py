@@ -1,7 +1,7 @@
-"""The way of a bundle from the registry into a service: ask for the alias, fetch, check, swap; never in a request.
+"""The way of a bundle from the registry into a service: ask for the alias, fetch, check, swap.
 
-A bundle that was once in service stays on the local disk, so that a service starts, and an old decision can be
-explained, while the registry is away.
+A bundle that was once in service stays on the local disk, so that a service starts, and an old decision can
+be explained, while the registry is away.
 """
 
 from __future__ import annotations
@@ -208,9 +208,9 @@ class LastGood:
 class ModelWatcher:
     """Polls the alias and hands each new bundle to `install`; whatever fails, what is in service stays.
 
-    `install(folder, version)` loads, checks and swaps; it runs in the event loop's thread between two requests only
-    for the swap itself, so loading happens in a thread. A bundle that was refused is not tried again until the alias
-    names another version; a registry that was silent is asked again.
+    Polling, loading and checking happen in a thread; `install(folder, version)` ends in the swap of one
+    reference, which falls between two requests. A bundle that was refused is not tried
+    again until the alias names another version; a registry that was silent is asked again.
     """
 
     def __init__(
@@ -272,7 +272,8 @@ class ModelWatcher:
             self._note_registry(error)
             return
         except ArtifactError as error:
-            self._refuse(version, error)
+            if version is not None:
+                self._refuse(version, error)
             return
         except OSError as error:
             logger.error("the bundle cannot be kept on the disk", extra={"reason": str(error)})

@@ -1,4 +1,4 @@
-"""The one middleware: a request id, security headers, request metrics by route template, one log line a request."""
+"""The one middleware: a request id, security headers, metrics by route template, one log line a request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEADERS = [
 
 
 class MonitoringMiddleware:
-    """Wraps every request; the request's state holds `request_id`, whether the client chose it, and `started`.
+    """Wraps every request; gives its state `request_id`, `request_id_sent`, `request_id_valid`, `started`.
 
     A request id that is not of the documented form is replaced, and `request_id_valid` is false.
     """

@@ -1,8 +1,8 @@
 """The contract's expression language, compiled once to a function over Python floats.
 
-The language: names, numbers, `+ - * /`, a sign, one comparison (1.0 or 0.0) and six functions. All arithmetic is IEEE
-double, null is NaN. `feature-store-management/contracts/expression_vectors.json` holds what every interpreter of it
-must compute and refuse.
+The language: names, numbers, `+ - * /`, a sign, one comparison (1.0 or 0.0) and six functions. All arithmetic
+is IEEE double, null is NaN. `feature-store-management/contracts/expression_vectors.json` holds what every
+interpreter of it must compute and refuse.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def weekday(t: float) -> float:
 
 
 def if_same_day(v: float, d: float, t: float) -> float:
-    """Return the running total `v` of day `d` if `t` falls on that day; a total of another day counts as zero."""
+    """Return the running total `v` of day `d` if `t` falls on that day, else zero."""
     return coalesce(v, 0.0) if d == day(t) else 0.0
 
 
@@ -87,7 +87,7 @@ _ARGUMENT = "__inputs"
 
 
 def names_in(expression: str) -> frozenset[str]:
-    """Return the input names that `expression` reads; raises ExpressionError for text outside of the language."""
+    """Return the names that `expression` reads; raises ExpressionError for text outside of the language."""
     seen: set[str] = set()
     _Translator(expression, seen=seen).translate()
     return frozenset(seen)

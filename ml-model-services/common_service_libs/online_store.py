@@ -36,7 +36,7 @@ class ViewStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OnlineFeatures:
-    """What the online store knows: values by field name, and per view its status and event time (epoch seconds)."""
+    """What the online store knows: values by field, per view its status and event time (epoch seconds)."""
 
     values: Mapping[str, FeatureValue]
     status: Mapping[str, str]
@@ -107,9 +107,9 @@ class FeatureReader:
         )
 
     async def read(self, link: RedisLink, entity_ids: Mapping[str, int], as_of: float) -> OnlineFeatures:
-        """Return the features of `entity_ids` (join key -> value) as of `as_of` (epoch seconds); one round trip.
+        """Return the features of `entity_ids` (join key -> value) as of `as_of` (epoch seconds).
 
-        Never raises for a silent store: every view is then `unavailable`.
+        One round trip. Never raises for a silent store: every view is then `unavailable`.
         """
         payload = b"".join([plan.command(entity_ids[plan.join_key]) for plan in self._entities])
         try:
@@ -134,7 +134,7 @@ class FeatureReader:
 def _decode_view(
     view: _ViewPlan, reply: Sequence[bytes | None], as_of: float, values: dict[str, FeatureValue]
 ) -> tuple[str, float | None]:
-    """Put the fields of one view into `values` unless they are missing or stale; return status and event time."""
+    """Put a view's fields into `values` unless they are missing or stale; return status and event time."""
     stamp = reply[view.timestamp_index]
     if stamp is None:
         return ViewStatus.MISSING.value, None

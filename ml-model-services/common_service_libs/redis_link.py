@@ -1,9 +1,9 @@
 """One pipelined Redis connection for all requests of a process, which mends itself.
 
-Every call has a deadline. A reply that is late, or not in the protocol, ends the connection: calls fail at once until
-a new one has answered a PING, so a silent server costs each request nothing instead of its whole deadline, and a late
-reply can never be taken for the answer to another call. One connection suffices: commands of concurrent requests are
-written one after the other and answered in that order.
+Every call has a deadline. A reply that is late, or not in the protocol, ends the connection: calls fail at
+once until a new one has answered a PING, so a silent server costs each request nothing instead of its whole
+deadline, and a late reply can never be taken for the answer to another call. One connection suffices:
+commands of concurrent requests are written one after the other and answered in that order.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class RedisLink:
         return self._connection is not None and not self._connection.lost.done()
 
     async def open(self) -> None:
-        """Make the first attempt to connect and keep trying in the background; never raises for a silent server."""
+        """Make the first attempt to connect and go on in the background; a silent server is no error."""
         first = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep(first))
         await first.wait()
@@ -135,7 +135,8 @@ class RedisLink:
     def call(self, payload: bytes, expected: int) -> asyncio.Future[list[Any]]:
         """Send encoded commands and return the future of their `expected` replies.
 
-        Raises OnlineStoreError, now or from the future, when the server is silent for longer than the deadline.
+        Raises OnlineStoreError, now or from the future, when the server is silent for longer than the
+        deadline.
         """
         connection = self._connection
         if connection is None or connection.lost.done():

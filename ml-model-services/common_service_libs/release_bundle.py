@@ -113,7 +113,7 @@ def find_bundle(folder: Path) -> Path:
 
 
 def verify(folder: Path) -> tuple[Manifest, dict[str, bytes], str]:
-    """Check every hash of the bundle in `folder`; return its manifest, the bytes that were hashed, and its identity.
+    """Check every hash of a bundle; return its manifest, the bytes that were hashed, and its identity.
 
     Only the manifest is parsed. Raises BundleError for a file that is missing, added or altered.
     """
@@ -136,8 +136,8 @@ def load_bundle(
 ) -> Bundle:
     """Verify and load the bundle in `folder`, and let it reproduce its golden rows.
 
-    Raises BundleError (or ContractError) if the bundle is altered, is of another model or feature service, contradicts
-    itself, or computes another score than training did.
+    Raises BundleError (or ContractError) if the bundle is altered, is of another model or feature service,
+    contradicts itself, or computes another score than training did.
     """
     manifest, contents, sha256 = verify(folder)
     if expected_sha256 is not None and sha256 != expected_sha256:

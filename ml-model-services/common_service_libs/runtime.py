@@ -1,4 +1,4 @@
-"""Everything that lives as long as a service process: built from settings, opened and closed by the lifespan."""
+"""What lives as long as a service process: built from settings, opened and closed by the lifespan."""
 
 from __future__ import annotations
 

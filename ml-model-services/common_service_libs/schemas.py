@@ -93,7 +93,7 @@ class Contribution(Reply):
 
 
 class Explanation(Reply):
-    """A decision replayed from its record; `base_value` and the contributions add up to the score's log-odds."""
+    """A decision replayed from its record; `base_value` and contributions add up to the score's log-odds."""
 
     request_id: str
     decision: str

@@ -1,7 +1,8 @@
 """Native models behind one interface: a fast path for one row, and SHAP contributions for an explanation.
 
-A scorer belongs to one event loop: `score` reuses one row of memory. `contributions` allocates its own, and may run in
-a thread. The model libraries are imported when a bundle needs them; a service's image holds its own only.
+A scorer belongs to one event loop: `score` reuses one row of memory. `contributions` allocates its own, and
+may run in a thread. The model libraries are imported when a bundle needs them; a service's image holds its
+own only.
 """
 
 from __future__ import annotations

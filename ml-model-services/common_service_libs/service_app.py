@@ -1,4 +1,4 @@
-"""The application that every decision service is: shared routes, problem documents, one middleware, one lifespan."""
+"""The application that every decision service is: shared routes, problems, one middleware, one lifespan."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
 class BareRoute(APIRoute):
     """A route whose endpoint takes the request itself and returns the response.
 
-    It stands in OpenAPI like any other; FastAPI's resolution of dependencies and its encoding of the reply, which cost
-    more than a decision, are left out. The endpoint checks key and body itself.
+    It stands in OpenAPI like any other; FastAPI's resolution of dependencies and its encoding of the reply,
+    which cost more than a decision, are left out. The endpoint checks key and body itself.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the endpoint as it is."""
-        return self.endpoint  # type: ignore[no-any-return]
+        return self.endpoint
 
 
 def json_response(document: Any, status: int = 200) -> Response:
@@ -124,9 +124,9 @@ def add_predict_route(
                         "name": "X-Request-ID",
                         "in": "header",
                         "required": False,
-                        "description": "becomes the id of the decision; sent again with the same body it returns "
-                        "the recorded decision, with another body it is a conflict",
-                        "schema": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"},
+                        "description": "becomes the id of the decision; sent again with the same body it "
+                        "returns the recorded decision, with another body it is a conflict",
+                        "schema": {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"},
                     }
                 ],
             },
@@ -135,7 +135,7 @@ def add_predict_route(
 
 
 def add_shared_routes(app: FastAPI, scope: str) -> None:
-    """Add the routes on recorded decisions, the model, health and metrics; `scope` begins the scopes of a key."""
+    """Add the routes on recorded decisions, the model, health and metrics; `scope` begins a key's scopes."""
     read, model_read = Depends(require(f"{scope}:read")), Depends(require("model:read"))
 
     async def get_decision(request_id: RequestId) -> Response:

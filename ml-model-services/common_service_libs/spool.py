@@ -1,8 +1,9 @@
 """A write-ahead spool: append-only segment files that outlive a crash of the process.
 
-A frame is length, CRC-32 and payload, written by one `write`. Reading a segment ends at the first frame that is cut off
-or altered: what follows was never acknowledged. A folder belongs to one process at a time, by a lock that the kernel
-releases when the process ends; what an ended process left in a neighbouring folder is adopted.
+A frame is length, CRC-32 and payload, written by one `write`. Reading a segment ends at the first frame that
+is cut off or altered: what follows was never acknowledged. A folder belongs to one process at a time, by a
+lock that the kernel releases when the process ends; what an ended process left in a neighbouring folder is
+adopted.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Spool:
         return self._active
 
     def append(self, payload: bytes) -> Position:
-        """Write one payload; raises SpoolUnavailable, with nothing written, if the spool or the disk is full."""
+        """Write one payload; raises SpoolUnavailable, with nothing written, if spool or disk are full."""
         if self.full:
             raise SpoolUnavailable("the spool of decisions is full")
         if self._sizes[self._active] >= self._segment_bytes:
@@ -123,7 +124,7 @@ class Spool:
         self._path(segment).unlink()
 
     def syncer(self) -> Callable[[], None]:
-        """Return a function that brings what was appended so far to the disk, for a thread beside `append`."""
+        """Return a function that brings what was appended so far to the disk; it may run in a thread."""
         descriptor = os.dup(self._files[self._active])
 
         def sync() -> None:

@@ -1,4 +1,4 @@
-"""The label engine: a policy bound to the thresholds of a bundle decides one case, or a million, the same way."""
+"""The label engine: a policy bound to the thresholds of a bundle, the same for one case or a million."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Verdict:
 
 
 def require_fit(policy: Policy, contract: FeatureContract) -> None:
-    """Raise PolicyError if the policy reads a feature, request value or view that the contract does not have."""
+    """Raise PolicyError if the policy reads a feature, request value or view that is not in the contract."""
     known = {
         "features": set(contract.feature_names),
         "request": {field.name for field in contract.request} | {e.join_key for e in contract.entities},
@@ -83,7 +83,7 @@ class LabelEngine:
         return self._verdict(self.policy.rules, self.policy.default.decision, self.policy.default.reason_code)
 
     def decide_without_score(self, *, request: Mapping[str, Any], status: Mapping[str, str]) -> Verdict:
-        """Return the verdict of the rules that read neither score nor features; the policy must provide for it."""
+        """Return the verdict of the rules that read neither score nor features, if the policy provides for it."""
         fallback = self.policy.rules_only
         if fallback is None:
             raise PolicyError(f"policy {self.policy.name} does not decide without a score")

@@ -1,7 +1,8 @@
 """CEL expressions over declared fields: checked when a policy is read, compiled once.
 
-A field is `root.name` (`features.tx_amount`) or a bare root (`score`, `degraded`). Before compilation `root.name`
-becomes one flat variable: handing over a dozen flat values costs a third of handing over nested maps.
+A field is `root.name` (`features.tx_amount`) or a bare root (`score`, `degraded`). Before compilation
+`root.name` becomes one flat variable: handing over a dozen flat values costs a third of handing over nested
+maps.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A label policy: read from YAML, checked as a whole, every message with file, line and rule.
 
-Rules are evaluated in order and all of them are; the decision is the most severe among the enforced rules that fired
-(`decisions` lists them from least to most severe), or the policy's default. A shadow rule is recorded and decides
-nothing. A rule that reads a null value fires only if the rest of its expression is true without it.
+Rules are evaluated in order and all of them are; the decision is the most severe among the enforced rules
+that fired (`decisions` lists them from least to most severe), or the policy's default. A shadow rule is
+recorded and decides nothing. A rule that reads a null value fires only if the rest of its expression is true
+without it.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ class Rule:
 class Policy:
     """A checked policy; `sha256` is the hash of its file.
 
-    `without_features` says what happens while the online store is silent: score the declared defaults, decide by the
-    rules that read neither score nor features, or refuse. `degraded_by` names the views whose staleness makes a
-    decision a degraded one.
+    `without_features` says what happens while the online store is silent: score the declared defaults, decide
+    by the rules that read neither score nor features, or refuse. `degraded_by` names the views whose
+    staleness makes a decision a degraded one.
     """
 
     name: str

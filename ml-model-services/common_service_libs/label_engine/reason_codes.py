@@ -15,7 +15,7 @@ TABLE = Path(__file__).with_name("reason_codes.yaml")
 
 
 class ReasonCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A stable code, a sentence for the person who reads the decision, and the features that explain by it."""
+    """A stable code, a sentence for whoever reads the decision, and the features that explain by it."""
 
     code: str
     meaning: str

@@ -11,5 +11,5 @@ SCOPE = "churn"
 
 
 async def authorized_subscriber(request: Request) -> ChurnRequest:
-    """Return the subscriber in the body; raises an AccessError before the body is read, or a RequestError."""
+    """Return the subscriber in the body; raises an AccessError or a RequestError."""
     return await authorized_body(request, f"{SCOPE}:predict", ChurnRequest)

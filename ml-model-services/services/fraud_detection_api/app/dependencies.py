@@ -11,5 +11,5 @@ SCOPE = "fraud"
 
 
 async def authorized_transaction(request: Request) -> FraudRequest:
-    """Return the transaction in the body; raises an AccessError before the body is read, or a RequestError."""
+    """Return the transaction in the body; raises an AccessError or a RequestError."""
     return await authorized_body(request, f"{SCOPE}:predict", FraudRequest)

@@ -15,9 +15,12 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|
 
 
 def _rfc3339(value: Any) -> Any:
-    if isinstance(value, str) and not _RFC3339.fullmatch(value):
+    """Return a time in JSON as an aware datetime; text only, and only in the one form."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
         raise ValueError("must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z")
-    return value
+    return datetime.fromisoformat(value.upper())
 
 
 EntityId = Annotated[int, Field(ge=0, le=MAX_ENTITY_ID)]

@@ -10,7 +10,7 @@ from common_service_libs.decision_service import Case, reply_of
 
 
 def to_case(request: FraudRequest, requested_at: float) -> Case:
-    """Return what is to be decided; `requested_at` (seconds since the epoch) stands in for a time not given."""
+    """Return what is to be decided; `requested_at` (epoch seconds) stands in for a time not given."""
     given = request.tx_datetime
     as_of = requested_at if given is None else given.timestamp()
     recorded: dict[str, Any] = {
