@@ -128,7 +128,8 @@ class DriftReport:
         plots = [("PSI of the score and of each feature", plot_psi(self.findings, self.thresholds))]
         plots.append(("Shares by bin, reference and window", plot_shares(self.bundle, self.findings)))
         if self.concept.qualities:
-            plots.append(("Quality on matured labels, 95 % interval", plot_quality(self.concept)))
+            title = f"Quality on matured labels, {self.thresholds.confidence:.0%} interval"
+            plots.append((title, plot_quality(self.concept)))
         return environment.get_template("drift_report.html.j2").render(
             report=self,
             colours=_COLOURS,
@@ -187,7 +188,8 @@ def plot_shares(bundle: ChampionBundle, findings: Sequence[Finding]) -> bytes:
         axes.set_xticks(places[::step], labels[::step], fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
     if moved:
-        grid.flat[0].legend(fontsize=7, frameon=False)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=8, frameon=False)
     return _png(figure)
 
 

@@ -38,8 +38,9 @@ create table if not exists decisions.decision_records (
     entity_ids jsonb not null, request jsonb not null, features jsonb not null, feature_status jsonb not null,
     model_name text not null, model_version integer not null, bundle_sha256 text not null,
     policy_version integer not null, policy_sha256 text not null, score double precision,
-    decision text not null, reason_codes text[] not null, rules_fired text[] not null, degraded boolean not null,
-    latency_ms double precision not null, recorded_at timestamptz not null default now());
+    decision text not null, reason_codes text[] not null, rules_fired text[] not null,
+    degraded boolean not null, latency_ms double precision not null,
+    recorded_at timestamptz not null default now());
 """
 
 
