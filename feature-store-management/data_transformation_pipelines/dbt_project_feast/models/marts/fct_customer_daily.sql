@@ -3,7 +3,7 @@
     incremental_strategy='append',
     on_schema_change='fail',
     schema='features',
-    indexes=[{'columns': ['customer_id', 'event_timestamp'], 'unique': true}],
+    indexes=[{'columns': ['customer_id', 'event_timestamp'], 'unique': true}, {'columns': ['event_timestamp']}],
     pre_hook="{{ forget_rows('event_timestamp > ' ~ utc_midnight(first_changed_day('transactions_fingerprint'))) }}",
     post_hook="{{ remember_built_days('transactions_fingerprint') }}"
 ) }}
@@ -50,8 +50,7 @@ windows as (
         sum(daily_totals.tx_count) over last_30d as tx_count_30d,
         sum(daily_totals.tx_amount_cents) over last_1d as tx_amount_cents_1d,
         sum(daily_totals.tx_amount_cents) over last_7d as tx_amount_cents_7d,
-        sum(daily_totals.tx_amount_cents) over last_30d as tx_amount_cents_30d,
-        max(daily_totals.last_known_at) over last_30d as last_known_at
+        sum(daily_totals.tx_amount_cents) over last_30d as tx_amount_cents_30d
     from days
     left join daily_totals
         on days.customer_id = daily_totals.customer_id and days.day = daily_totals.tx_date
@@ -61,11 +60,23 @@ windows as (
         last_30d as (partition by days.customer_id order by days.day rows between 30 preceding and 1 preceding)
 ),
 
+-- Rows that came in after their own day was over: the only ones that make a window known later than it is true.
+late_arrivals as (
+    select
+        daily_totals.customer_id,
+        day::date as day,
+        max(daily_totals.last_known_at) as last_known_at
+    from daily_totals
+    cross join lateral generate_series(daily_totals.tx_date + 1, daily_totals.tx_date + 30, interval '1 day') as day
+    where daily_totals.last_known_at > {{ utc_midnight('daily_totals.tx_date + 1') }}
+    group by daily_totals.customer_id, day
+),
+
 final as (
     select
-        customer_id,
-        {{ utc_midnight('day') }} as event_timestamp,
-        greatest({{ utc_midnight('day') }}, last_known_at) as created_timestamp,
+        windows.customer_id,
+        {{ utc_midnight('windows.day') }} as event_timestamp,
+        greatest({{ utc_midnight('windows.day') }}, late_arrivals.last_known_at) as created_timestamp,
         coalesce(tx_count_1d, 0)::bigint as customer_tx_count_full_1d,
         coalesce(tx_count_7d, 0)::bigint as customer_tx_count_full_7d,
         coalesce(tx_count_30d, 0)::bigint as customer_tx_count_full_30d,
@@ -73,7 +84,9 @@ final as (
         coalesce(tx_amount_cents_7d, 0)::double precision / 100 as customer_tx_amount_sum_full_7d,
         coalesce(tx_amount_cents_30d, 0)::double precision / 100 as customer_tx_amount_sum_full_30d
     from windows
-    where day > first_day and day > {{ changed_day }}
+    left join late_arrivals
+        on windows.customer_id = late_arrivals.customer_id and windows.day = late_arrivals.day
+    where windows.day > windows.first_day and windows.day > {{ changed_day }}
 )
 
 select * from final

@@ -3,7 +3,7 @@
     incremental_strategy='append',
     on_schema_change='fail',
     schema='features',
-    indexes=[{'columns': ['customer_id', 'event_timestamp'], 'unique': true}],
+    indexes=[{'columns': ['customer_id', 'event_timestamp'], 'unique': true}, {'columns': ['event_timestamp']}],
     pre_hook="{{ forget_rows('event_timestamp >= ' ~ utc_midnight(first_changed_day('transactions_fingerprint'))) }}",
     post_hook="{{ remember_built_days('transactions_fingerprint') }}"
 ) }}

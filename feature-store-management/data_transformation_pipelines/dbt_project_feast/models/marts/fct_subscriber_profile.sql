@@ -1,7 +1,7 @@
 {{ config(
     materialized='table',
     schema='features',
-    indexes=[{'columns': ['subscriber_id', 'event_timestamp'], 'unique': true}]
+    indexes=[{'columns': ['subscriber_id'], 'unique': true}]
 ) }}
 
 with subscribers as (

@@ -3,7 +3,7 @@
     incremental_strategy='append',
     on_schema_change='fail',
     schema='features',
-    indexes=[{'columns': ['terminal_id', 'event_timestamp'], 'unique': true}],
+    indexes=[{'columns': ['terminal_id', 'event_timestamp'], 'unique': true}, {'columns': ['event_timestamp']}],
     pre_hook="{{ forget_rows('event_timestamp > ' ~ utc_midnight(first_changed_day(fingerprint_of_matured_labels()))) }}",
     post_hook="{{ remember_built_days(fingerprint_of_matured_labels()) }}"
 ) }}
@@ -58,8 +58,7 @@ windows as (
         coalesce(sum(daily_labels.labelled_tx_count) over last_30d, 0) as labelled_tx_count_30d,
         sum(daily_labels.fraud_count) over last_1d as fraud_count_1d,
         sum(daily_labels.fraud_count) over last_7d as fraud_count_7d,
-        sum(daily_labels.fraud_count) over last_30d as fraud_count_30d,
-        max(greatest(daily_totals.last_known_at, daily_labels.last_known_at)) over last_30d as last_known_at
+        sum(daily_labels.fraud_count) over last_30d as fraud_count_30d
     from days
     left join daily_totals
         on days.terminal_id = daily_totals.terminal_id and days.day = daily_totals.tx_date
@@ -71,11 +70,35 @@ windows as (
         last_30d as (partition by days.terminal_id order by days.day rows between 30 preceding and 1 preceding)
 ),
 
+-- Rows that came in after their day, and labels after the day they mature on: the only ones that make a window known
+-- later than it is true.
+late_totals as (
+    select terminal_id, tx_date as entered_date, last_known_at
+    from daily_totals
+    where last_known_at > {{ utc_midnight('tx_date + 1') }}
+    union all
+    select terminal_id, matured_date as entered_date, last_known_at
+    from daily_labels
+    where last_known_at > {{ utc_midnight('matured_date + 1') }}
+),
+
+late_arrivals as (
+    select
+        late_totals.terminal_id,
+        day::date as day,
+        max(late_totals.last_known_at) as last_known_at
+    from late_totals
+    cross join lateral generate_series(
+        late_totals.entered_date + 1, late_totals.entered_date + 30, interval '1 day'
+    ) as day
+    group by late_totals.terminal_id, day
+),
+
 final as (
     select
-        terminal_id,
-        {{ utc_midnight('day') }} as event_timestamp,
-        greatest({{ utc_midnight('day') }}, last_known_at) as created_timestamp,
+        windows.terminal_id,
+        {{ utc_midnight('windows.day') }} as event_timestamp,
+        greatest({{ utc_midnight('windows.day') }}, late_arrivals.last_known_at) as created_timestamp,
         coalesce(tx_count_1d, 0)::bigint as terminal_tx_count_full_1d,
         coalesce(tx_count_7d, 0)::bigint as terminal_tx_count_full_7d,
         coalesce(tx_count_30d, 0)::bigint as terminal_tx_count_full_30d,
@@ -86,7 +109,9 @@ final as (
         coalesce(fraud_count_7d::double precision / nullif(labelled_tx_count_7d, 0), 0) as terminal_fraud_risk_7d,
         coalesce(fraud_count_30d::double precision / nullif(labelled_tx_count_30d, 0), 0) as terminal_fraud_risk_30d
     from windows
-    where day > first_day and day > {{ changed_day }}
+    left join late_arrivals
+        on windows.terminal_id = late_arrivals.terminal_id and windows.day = late_arrivals.day
+    where windows.day > windows.first_day and windows.day > {{ changed_day }}
 )
 
 select * from final

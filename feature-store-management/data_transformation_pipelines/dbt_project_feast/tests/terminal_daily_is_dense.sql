@@ -1,0 +1,28 @@
+-- Every terminal seen so far has one row for every day after the first, up to the day after the last loaded one.
+with terminals as (
+    select
+        terminal_id,
+        min(tx_date) as first_day
+    from {{ ref('int_terminal_daily_totals') }}
+    group by terminal_id
+),
+
+expected as (
+    select sum((select max(tx_date) + 1 from {{ ref('int_transaction_days') }}) - first_day) as row_count
+    from terminals
+),
+
+actual as (
+    select count(*) as row_count from {{ ref('fct_terminal_daily') }}
+),
+
+final as (
+    select
+        expected.row_count as expected_rows,
+        actual.row_count as actual_rows
+    from expected
+    cross join actual
+    where expected.row_count is distinct from actual.row_count
+)
+
+select * from final
