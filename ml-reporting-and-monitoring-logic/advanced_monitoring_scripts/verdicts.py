@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 
@@ -87,8 +88,8 @@ def judge_column(name: str, reference: Reference, values: np.ndarray, thresholds
         return Finding(name, Verdict.NOT_JUDGED, [reason], rows, counts)
     if reference_rows == 0:
         return Finding(name, Verdict.NOT_JUDGED, ["the reference has no rows"], rows, counts)
-    verdicts, reasons = [], []
-
+    verdicts: list[Verdict] = []
+    reasons: list[str] = []
     null_change = rate_change(reference.null_count, reference_rows, nulls, rows, thresholds.chance)
     verdicts.append(_judge_rate("nulls", null_change, thresholds, reasons))
     unknown = None
@@ -134,16 +135,21 @@ def judge_concept(
 ) -> ConceptFinding:
     """Compare the quality on matured labels with the holdout's."""
     rows, positives = len(labelled.labels), int(labelled.labels.sum())
-    days = [str(day) if day else None for day in (labelled.first_day, labelled.last_day)]
     needed = thresholds.minimum_positives
     if rows == 0:
         return ConceptFinding(Verdict.NOT_JUDGED, ["no scored row has a label that is known yet"])
+    finding = partial(
+        ConceptFinding,
+        rows=rows,
+        positives=positives,
+        first_day=str(labelled.first_day),
+        last_day=str(labelled.last_day),
+    )
     if min(positives, rows - positives) < needed:
         reason = f"{positives} positives among {rows} labelled rows, {needed} of each class are needed"
-        return ConceptFinding(Verdict.NOT_JUDGED, [reason], rows, positives, *days)
+        return finding(Verdict.NOT_JUDGED, [reason])
     if not holdout:
-        reason = "the champion's training run has no holdout metrics"
-        return ConceptFinding(Verdict.NOT_JUDGED, [reason], rows, positives, *days)
+        return finding(Verdict.NOT_JUDGED, ["the champion's training run has no holdout metrics"])
     measured = qualities(labelled.labels, labelled.scores, labelled.groups, holdout, thresholds.confidence)
     verdicts, reasons = [], []
     for quality in measured:
@@ -154,7 +160,7 @@ def judge_concept(
                 f"{quality.metric} {quality.current:.3f} [{quality.lower:.3f}, {quality.upper:.3f}], "
                 f"the holdout had {quality.holdout:.3f}"
             )
-    return ConceptFinding(worst(verdicts), reasons, rows, positives, *days, measured)
+    return finding(worst(verdicts), reasons, qualities=measured)
 
 
 def overall(findings: Iterable[Finding], concept: ConceptFinding) -> Verdict:
