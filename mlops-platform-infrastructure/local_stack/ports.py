@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import os
 import random
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -30,14 +31,39 @@ DEFAULT_PORTS: dict[str, int] = {
 }
 # Below the ranges from which Linux (32768+) and macOS (49152+) take ports for outgoing connections.
 SEARCH_RANGE = range(20000, 32000)
+SOCKET_DIR = Path("/tmp")  # noqa: S108 - SeaweedFS chose it
 
 
 class NoFreePortError(RuntimeError):
     """No port is free in the range that is searched."""
 
 
+def seaweedfs_sockets(port: int) -> list[Path]:
+    """Return the socket files that SeaweedFS servers made for a gRPC port.
+
+    Beside each gRPC port SeaweedFS listens on a socket in /tmp; its name is fixed but for the port. One that
+    another account left behind makes the port unusable: it can be neither removed nor replaced.
+    """
+    return list(SOCKET_DIR.glob(f"seaweedfs-*-grpc-{port}.sock"))
+
+
+def stale_sockets(ports: Iterable[int]) -> list[Path]:
+    """Return those of our SeaweedFS sockets of these ports that no running server stands behind."""
+    return [
+        path
+        for port in ports
+        for path in seaweedfs_sockets(port)
+        if path.lstat().st_uid == os.geteuid() and _can_listen(port)
+    ]
+
+
 def is_free(port: int) -> bool:
-    """Say whether a server could listen on this loopback port now."""
+    """Say whether a server of ours could be started on this loopback port now."""
+    foreign = any(path.lstat().st_uid != os.geteuid() for path in seaweedfs_sockets(port))
+    return not foreign and _can_listen(port)
+
+
+def _can_listen(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from local_stack import health, postgres, wheels
 from local_stack.instance import REPO_DIR, Instance
+from local_stack.ports import stale_sockets
 from local_stack.private_files import write_private
 from local_stack.settings import BUCKETS, REGION
 
@@ -48,6 +49,7 @@ class Service:
     program: str = ""
     program_cwd: Path | None = None
     fingerprint: str = ""
+    leftovers: Callable[[], list[Path]] = list
 
 
 def table(
@@ -127,6 +129,7 @@ def _valkey(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
 
 def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]) -> Service:
     folder = instance.service_dir("s3")
+    own_ports = tuple(name for name in ports if name == "s3" or name.startswith("s3_"))
     access_key, secret_key, port = secrets["s3_access_key"], secrets["s3_secret_key"], ports["s3"]
     identity = {
         "name": "stack",
@@ -169,12 +172,13 @@ def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]
         name="s3",
         title="SeaweedFS (S3)",
         port=port,
-        ports=tuple(name for name in ports if name == "s3" or name.startswith("s3_")),
+        ports=own_ports,
         command=command,
         prepare=prepare,
         check=functools.partial(health.s3, port, access_key, secret_key, REGION),
         after_ready=functools.partial(health.s3_writable, port, access_key, secret_key, REGION, BUCKETS),
         fingerprint=security,
+        leftovers=lambda: stale_sockets(ports[name] for name in own_ports),
         cwd=folder,
         env={"GOMEMLIMIT": "400MiB"},
         stop_seconds=4,  # its last part waits 15 s for its own connections; the data is on disk by then

@@ -204,6 +204,8 @@ class Supervisor:
         left = processes.wait_ended(rest.values(), 10)
         if left:
             raise self._failure(service, f"processes {[process.pid for process in left]} can't be ended")
+        for path in service.leftovers():
+            path.unlink(missing_ok=True)
 
     def status(self) -> list[ServiceState]:
         """Return the state of each service, asking those that run for their health."""

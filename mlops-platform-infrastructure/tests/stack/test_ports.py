@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -56,6 +57,29 @@ def test_a_listening_socket_makes_a_port_taken_and_closing_it_makes_it_free() ->
         port = server.getsockname()[1]
         assert not ports.is_free(port)
     assert ports.is_free(port)
+
+
+def test_a_port_whose_socket_file_another_account_left_is_taken(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "SOCKET_DIR", tmp_path)
+    (tmp_path / f"seaweedfs-master-grpc-{free_port}.sock").touch()
+    assert ports.is_free(free_port)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert not ports.is_free(free_port)
+    assert ports.stale_sockets([free_port]) == []
+
+
+def test_a_socket_file_is_stale_only_when_no_server_listens_on_its_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "SOCKET_DIR", tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        path = tmp_path / f"seaweedfs-filer-grpc-{port}.sock"
+        path.touch()
+        assert ports.stale_sockets([port]) == []
+    assert ports.stale_sockets([port]) == [path]
 
 
 def test_ports_are_recorded_and_new_names_get_their_default(tmp_path: Path) -> None:

@@ -20,12 +20,11 @@ import psutil
 import psycopg
 import pytest
 import redis
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import KafkaAdminClient, NewTopic
 
 from local_stack import health, processes, settings
 from local_stack.__main__ import existing
 from local_stack.instance import Instance, open_instance
+from local_stack.ports import seaweedfs_sockets
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,6 +184,8 @@ def test_an_object_of_many_parts_comes_back_whole(stack: Stack) -> None:
 
 
 def produce(stack: Stack, topic: str, values: list[bytes]) -> None:
+    from kafka import KafkaProducer
+
     producer = KafkaProducer(bootstrap_servers=stack.env["KAFKA_BOOTSTRAP_SERVERS"], acks="all")
     for future in [producer.send(topic, value) for value in values]:
         future.get(30)
@@ -192,6 +193,8 @@ def produce(stack: Stack, topic: str, values: list[bytes]) -> None:
 
 
 def consume(stack: Stack, topic: str, count: int) -> list[bytes]:
+    from kafka import KafkaConsumer, TopicPartition
+
     consumer = KafkaConsumer(
         bootstrap_servers=stack.env["KAFKA_BOOTSTRAP_SERVERS"],
         group_id=None,
@@ -207,6 +210,8 @@ def consume(stack: Stack, topic: str, count: int) -> list[bytes]:
 
 
 def test_a_produced_record_is_consumed(stack: Stack) -> None:
+    from kafka.admin import KafkaAdminClient, NewTopic
+
     admin = KafkaAdminClient(bootstrap_servers=stack.env["KAFKA_BOOTSTRAP_SERVERS"])
     admin.create_topics([NewTopic("kept", 1, 1)])
     admin.close()
@@ -352,6 +357,7 @@ def test_down_leaves_no_process_and_up_finds_all_data_and_ports_again(stack: Sta
     assert processes.wait_ended(members, 0) == []
     supervisor = existing(stack.instance)
     assert [name for name in supervisor.services if supervisor.members(name)] == []
+    assert [path for port in stack.ports() for path in seaweedfs_sockets(port)] == []
     stack.run("up")
     assert (stack.instance.state_dir / "ports.json").read_text() == ports
     with stack.database() as connection:
