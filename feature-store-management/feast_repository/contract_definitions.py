@@ -6,6 +6,7 @@ from feast import FeatureService, FeatureView, Field
 from feast.feature_view_projection import FeatureViewProjection
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.types import FeastType, Float64, Int64, String
+
 from feature_contract import FeatureContract, OnDemandFeature, load_contract
 from on_demand_expressions import names
 

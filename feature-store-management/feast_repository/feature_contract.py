@@ -1,7 +1,7 @@
 """Feature service contracts: the YAML files of contracts/feature_services, read strictly.
 
-A contract names its entities, request values, views with their fields, on-demand expressions and the vector in
-order. The Feast definitions are built from it, so that no list of fields is written twice.
+A contract names its entities, request values, views with their fields, on-demand expressions and the vector,
+in order. The Feast definitions are built from it, so that no list of fields is written twice.
 """
 
 import json
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from on_demand_expressions import names, parse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from on_demand_expressions import names, parse
 
 CONTRACTS_DIR = Path(__file__).resolve().parents[1] / "contracts" / "feature_services"
 
@@ -183,7 +184,7 @@ class FeatureContract(_Part):
     def canonical_json(self) -> str:
         """Return the contract as JSON with sorted keys and no spaces: equal contracts give equal bytes.
 
-        Keys that only some features have (`on_missing`, `default`) are left out where the YAML leaves them out.
+        Keys that only some features have (`on_missing`, `default`) stand where they stand in the YAML.
         """
         content = self.model_dump(mode="json", exclude_unset=True)
         return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

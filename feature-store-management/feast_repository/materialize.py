@@ -1,9 +1,9 @@
 """Bring the online store to what the feature tables say as of END.
 
-A value older than its view's time to live is stale, so the rows of (END - ttl, END] are all that the online store
-can need, however long ago the last run was, whatever failed since, and whatever was corrected: each run writes
-the newest row of that interval for every entity, and a rerun writes the same. Feast's own incremental command
-starts where the last run ended, and so misses every row that was corrected or arrived after that.
+A value older than its view's time to live is stale, so the rows of [END - ttl, END] are all that the online
+store can need, however long ago the last run was, whatever failed since and whatever was corrected. Each run
+writes the newest row of that interval for every entity, and a rerun writes the same. Feast's own incremental
+command starts where the last run ended, and so misses a row before that which came or was corrected later.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def materialize(store: FeatureStore, end: datetime, start: datetime | None) -> N
         raise SystemExit("the registry holds no feature view: run scripts/run_feast_apply.sh first")
     for interval, names in plan(views, end, start).items():
         if interval is None:
-            print(f"the online store stands later than {end.isoformat()}: {', '.join(names)} stay as they are")
+            print(f"left as it is, for it stands later than {end.isoformat()}: {', '.join(names)}")
             continue
         began = time.monotonic()
         store.materialize(start_date=interval[0], end_date=interval[1], feature_views=names)
@@ -79,12 +79,10 @@ def main(arguments: list[str]) -> None:
         prog="run_feast_materialize_incremental.sh",
         description="Write the newest feature values up to END into the online store. Safe to rerun.",
     )
-    parser.add_argument(
-        "end", nargs="?", type=parse_time, metavar="END", help="date or time, UTC without an offset; default: now"
-    )
-    parser.add_argument(
-        "--from", dest="start", type=parse_time, metavar="START", help="write from START on, even over newer values"
-    )
+    end_help = "date or time, UTC without an offset; default: now"
+    start_help = "write from START on, even over newer values"
+    parser.add_argument("end", nargs="?", type=parse_time, metavar="END", help=end_help)
+    parser.add_argument("--from", dest="start", type=parse_time, metavar="START", help=start_help)
     options = parser.parse_args(arguments)
     end = options.end or datetime.now(UTC)
     if options.start is not None and options.start >= end:

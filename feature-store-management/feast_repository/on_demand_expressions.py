@@ -1,6 +1,6 @@
 """The contract's expression language: a checked subset of Python's expressions over IEEE doubles, in NumPy.
 
-The language is specified in docs/architecture.md, "Feature service contract"; contracts/expression_vectors.json
+docs/architecture.md specifies the language ("Feature service contract"), and contracts/expression_vectors.json
 holds the values that every interpreter must give. Null is NaN.
 
 Feast stores this file's text in its registry beside the expressions (see `registered_source`), so that any
@@ -9,11 +9,13 @@ environment with NumPy and pandas computes the same: import nothing else here.
 
 import ast
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 SECONDS_A_DAY = 86400.0
+MAX_DEPTH = 100
 EPOCH_WEEKDAY = 3.0  # 1970-01-01 was a Thursday; Monday is 0
 
 
@@ -48,7 +50,7 @@ def weekday(t: np.ndarray) -> np.ndarray:
 
 def if_same_day(v: np.ndarray, d: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Return `v` (0 where NaN) where `d`, in days since the epoch, is the day of `t`, else 0."""
-    return np.where(d == day(t), coalesce(v, np.float64(0.0)), 0.0)
+    return np.where(d == day(t), coalesce(v, np.zeros(())), 0.0)
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., np.ndarray], int]] = {
@@ -76,7 +78,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., np.ndarray]] = {
 
 
 def parse(expression: str) -> ast.expr:
-    """Return the checked syntax tree of an expression; raises ExpressionError where it is not of the language.
+    """Return the checked syntax tree; raises ExpressionError where the text is not of the language.
 
     >>> parse("coalesce(x, 0) + y ** 2")
     Traceback (most recent call last):
@@ -89,56 +91,65 @@ def parse(expression: str) -> ast.expr:
         line, column = getattr(error, "lineno", 1) or 1, getattr(error, "offset", 1) or 1
         message = f"{expression!r}, line {line}, column {column}: not an expression"
         raise ExpressionError(message) from error
-    try:
-        _check(expression, root)
-    except RecursionError as error:
-        raise ExpressionError(f"{expression[:80]!r}...: nested too deeply") from error
+    pending = [(root, 1)]
+    while pending:
+        node, depth = pending.pop()
+        try:
+            if depth > MAX_DEPTH:
+                raise _RefusedError(f"nesting deeper than {MAX_DEPTH}")
+            pending.extend((operand, depth + 1) for operand in _operands(node))
+        except _RefusedError as refusal:
+            position = f"line {node.lineno}, column {node.col_offset + 1}"
+            raise ExpressionError(f"{expression!r}, {position}: {refusal} is not allowed") from None
     return root
 
 
-def _check(expression: str, node: ast.expr) -> None:
-    """Refuse every node that is not on the white list."""
+class _RefusedError(Exception):
+    """What a syntax node holds that is not on the white list."""
 
-    def refuse(reason: str, at: ast.expr = node) -> ExpressionError:
-        return ExpressionError(
-            f"{expression!r}, line {at.lineno}, column {at.col_offset + 1}: {reason} is not allowed"
-        )
 
-    children: list[ast.expr] = []
+def _operands(node: ast.expr) -> list[ast.expr]:
+    """Return the expressions a node is made of; raises _RefusedError for what is not on the white list."""
     if isinstance(node, ast.Constant):
-        if type(node.value) not in (int, float):
-            raise refuse(f"the constant {node.value!r}")
-        if not _is_double(node.value):
-            raise refuse("a number beyond the range of a double")
-    elif isinstance(node, ast.Name):
+        if type(node.value) not in (int, float) or not _is_double(node.value):
+            raise _RefusedError(f"the constant {node.value!r}")
+        return []
+    if isinstance(node, ast.Name):
         if node.id in FUNCTIONS:
-            raise refuse(f"the function {node.id} without a call")
-    elif isinstance(node, ast.UnaryOp | ast.BinOp):
-        if type(node.op) not in OPERATORS:
-            raise refuse(type(node.op).__name__)
-        children = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
+            raise _RefusedError(f"the function {node.id} without a call")
+        return []
+    if isinstance(node, ast.Call):
+        return _arguments(node)
+    if isinstance(node, ast.UnaryOp):
+        operators: list[ast.AST] = [node.op]
+        operands = [node.operand]
+    elif isinstance(node, ast.BinOp):
+        operators, operands = [node.op], [node.left, node.right]
     elif isinstance(node, ast.Compare):
-        if len(node.ops) != 1:
-            raise refuse("a chained comparison")
-        if type(node.ops[0]) not in OPERATORS:
-            raise refuse(type(node.ops[0]).__name__)
-        children = [node.left, node.comparators[0]]
-    elif isinstance(node, ast.Call):
-        if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
-            raise refuse(f"calling anything but {', '.join(FUNCTIONS)}")
-        if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
-            raise refuse("an argument that is not positional")
-        arity = FUNCTIONS[node.func.id][1]
-        if len(node.args) != arity:
-            raise refuse(f"{node.func.id} with {len(node.args)} arguments (it takes {arity})")
-        children = node.args
+        operators, operands = [*node.ops], [node.left, *node.comparators]
+        if len(operators) > 1:
+            raise _RefusedError("a chained comparison")
     else:
-        raise refuse(type(node).__name__)
-    for child in children:
-        _check(expression, child)
+        raise _RefusedError(type(node).__name__)
+    for operator in operators:
+        if type(operator) not in OPERATORS:
+            raise _RefusedError(type(operator).__name__)
+    return operands
 
 
-def _is_double(number: float) -> bool:
+def _arguments(node: ast.Call) -> list[ast.expr]:
+    """Return the arguments of a call; raises _RefusedError where it is none of the language's functions."""
+    if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
+        raise _RefusedError(f"calling anything but {', '.join(FUNCTIONS)}")
+    if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
+        raise _RefusedError("an argument that is not positional")
+    arity = FUNCTIONS[node.func.id][1]
+    if len(node.args) != arity:
+        raise _RefusedError(f"{node.func.id} with {len(node.args)} arguments (it takes {arity})")
+    return node.args
+
+
+def _is_double(number: Any) -> bool:
     """Tell whether a literal fits a finite double (`1e999` parses as infinity, `10**400` as an int)."""
     try:
         return bool(np.isfinite(float(number)))
@@ -163,7 +174,7 @@ def names(expression: str) -> list[str]:
 
 
 def evaluate(expression: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the value of an expression for arrays of doubles of one length (0-d for an expression of numbers).
+    """Return the value of an expression for arrays of doubles of one length; 0-d for one without names.
 
     Raises ExpressionError for an expression that is not of the language or reads a name not in `columns`.
 
@@ -196,7 +207,7 @@ def evaluate(expression: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def evaluate_frame(expressions: Mapping[str, str], inputs: pd.DataFrame) -> pd.DataFrame:
-    """Return one column of doubles for each named expression, over the rows of `inputs`; null reads as NaN."""
+    """Return one column of doubles for each named expression, over the rows of `inputs`; null is NaN."""
     needed = dict.fromkeys(name for expression in expressions.values() for name in names(expression))
     columns = {
         name: pd.to_numeric(inputs[name]).to_numpy(dtype=np.float64, na_value=np.nan)

@@ -2,10 +2,11 @@
 
 from datetime import timedelta
 
+from feast import FeatureView
+
 from contract_definitions import OWNER, view_schema
 from data_sources import customer_today_source
 from entities import customer
-from feast import FeatureView
 from feature_contract import load_contract
 
 customer_today = FeatureView(

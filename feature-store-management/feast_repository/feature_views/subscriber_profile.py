@@ -2,10 +2,11 @@
 
 from datetime import timedelta
 
+from feast import FeatureView
+
 from contract_definitions import OWNER, view_schema
 from data_sources import subscriber_profile_source
 from entities import subscriber
-from feast import FeatureView
 from feature_contract import load_contract
 
 subscriber_profile = FeatureView(

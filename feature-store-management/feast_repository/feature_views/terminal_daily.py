@@ -1,11 +1,12 @@
-"""Transactions and known frauds of a terminal over 1, 7 and 30 full days, as of midnight (UTC)."""
+"""Transactions and known frauds of a terminal over 1, 7, 30 full days, as of midnight (UTC)."""
 
 from datetime import timedelta
+
+from feast import FeatureView
 
 from contract_definitions import OWNER, view_schema
 from data_sources import terminal_daily_source
 from entities import terminal
-from feast import FeatureView
 from feature_contract import load_contract
 
 terminal_daily = FeatureView(
@@ -16,6 +17,6 @@ terminal_daily = FeatureView(
     schema=view_schema(load_contract("fraud_detection_v1"), "terminal_daily"),
     source=terminal_daily_source,
     online=True,
-    description="Transactions and known frauds of a terminal over 1, 7 and 30 full days, as of midnight (UTC).",
+    description="Transactions and known frauds of a terminal over 1, 7, 30 full days, as of midnight (UTC).",
     owner=OWNER,
 )

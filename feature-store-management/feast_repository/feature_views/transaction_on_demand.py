@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from feast import Field
+from feast.on_demand_feature_view import OnDemandFeatureView
+
 import on_demand_expressions
 from contract_definitions import OWNER, TYPES, computed_features, on_demand_sources
 from data_sources import transaction_request
-from feast import Field
-from feast.on_demand_feature_view import OnDemandFeatureView
 from feature_contract import FeatureContract, load_contract
 from feature_views.customer_daily import customer_daily
 from feature_views.customer_today import customer_today
