@@ -134,9 +134,10 @@ def _own(prefix: list[str], data_dir: Path) -> None:
 
 
 def _remove_stale_pid_file(data_dir: Path) -> None:
-    """Remove a pid file left by a killed server whose process id now belongs to another program.
+    """Remove a pid file left by a killed server whose process id belongs to another program or a zombie.
 
-    PostgreSQL removes the file itself when no process has that id; it gives up when any has.
+    PostgreSQL removes the file itself when no process has that id; it gives up when any has. The caller has
+    ended every process of the old server, so nothing can still write to the data.
     """
     pid_file = data_dir / "postmaster.pid"
     try:
@@ -145,10 +146,10 @@ def _remove_stale_pid_file(data_dir: Path) -> None:
         return
     try:
         ours = psutil.Process(pid).cwd() == str(data_dir)
+    except (psutil.ZombieProcess, psutil.AccessDenied):
+        ours = False  # our own server would live, and let us look
     except psutil.NoSuchProcess:
         return
-    except psutil.AccessDenied:
-        ours = False  # our own server would let us look
     if not ours:
         pid_file.unlink()
 

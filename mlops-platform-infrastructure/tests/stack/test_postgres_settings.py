@@ -56,6 +56,15 @@ def test_the_pid_file_of_a_server_that_works_in_the_folder_is_left(tmp_path: Pat
         server.kill()
 
 
+def test_the_pid_file_of_a_killed_server_that_nobody_waited_for_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as server:
+        server.kill()
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        (tmp_path / "postmaster.pid").write_text(f"{server.pid}\n")
+        postgres._remove_stale_pid_file(tmp_path)
+        assert not (tmp_path / "postmaster.pid").exists()
+
+
 def test_no_pid_file_is_no_error(tmp_path: Path) -> None:
     postgres._remove_stale_pid_file(tmp_path)
     assert list(tmp_path.iterdir()) == []
