@@ -3,8 +3,9 @@
 import os
 
 import psycopg
+from psycopg import sql
 
-SCHEMA = "feast"
+SCHEMA = os.environ.get("FEATURE_STORE_SCHEMA_PREFIX", "") + "feast"
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
         autocommit=True,
     )
     with connection:
-        connection.execute(f"create schema if not exists {SCHEMA}")
+        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(SCHEMA)))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
 """Where features come from: the tables that dbt publishes, and the request.
 
 Each table has `event_timestamp`, from when a row is true, and `created_timestamp`, when the platform knew it.
+FEATURE_STORE_SCHEMA_PREFIX goes before the schema's name, so that a test can stand beside the real tables.
 """
+
+import os
 
 from feast import Field, RequestSource
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.types import Float64
 
+SCHEMA = os.environ.get("FEATURE_STORE_SCHEMA_PREFIX", "") + "features"
+
 
 def _feature_table(name: str, description: str) -> PostgreSQLSource:
     return PostgreSQLSource(
         name=name,
-        table=f"features.{name}",
+        table=f"{SCHEMA}.{name}",
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
         description=description,

@@ -7,15 +7,17 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 usage() {
   cat <<TEXT
-usage: $(basename "$0") [--from-date YYYY-MM-DD] [--full-refresh]
+usage: $(basename "$0") [--from-date YYYY-MM-DD] [--full-refresh] [--unit-tests]
 
   (no option)      rebuild from the first day whose raw rows are not those the tables were built from
   --from-date D    rebuild from day D on at the latest, even where its raw rows look unchanged
   --full-refresh   rebuild everything; needed after a change of the models themselves
+  --unit-tests     run the models' unit tests too (they test the code, not the data)
 TEXT
 }
 
 from_date=""
+unit_tests=""
 arguments=()
 while (($# > 0)); do
   case "$1" in
@@ -26,6 +28,7 @@ while (($# > 0)); do
       ;;
     --from-date=*) from_date="${1#*=}" ;;
     --full-refresh) arguments+=(--full-refresh) ;;
+    --unit-tests) unit_tests=yes ;;
     -h | --help)
       usage
       exit 0
@@ -38,6 +41,7 @@ while (($# > 0)); do
   shift
 done
 
+[[ -n "$unit_tests" ]] || arguments+=(--exclude-resource-type unit_test)
 require_variables "${FEATURE_STORE_DB_VARIABLES[@]}"
 require_program dbt
 if [[ -n "$from_date" ]]; then
