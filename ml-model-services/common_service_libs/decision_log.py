@@ -30,7 +30,6 @@ SYNC_SECONDS = 0.02
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 RECENT_RECORDS = 5000
-EMPTY_ACTIVE_ABOVE_BYTES = 1 << 20
 
 
 class RecordStore(Protocol):
@@ -107,7 +106,6 @@ class DecisionLog:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._release_all()
         self._spool.syncer()()
         self._spool.close()
         await self._sink.close()
@@ -194,13 +192,6 @@ class DecisionLog:
             file.write(payload + b"\n")
 
     def _release_done(self) -> None:
-        for segment in [segment for segment, count in self._outstanding.items() if count <= 0]:
-            active = segment == self._spool.active_segment
-            if not active or self._spool.size_bytes > EMPTY_ACTIVE_ABOVE_BYTES:
-                self._spool.release(segment)
-                del self._outstanding[segment]
-
-    def _release_all(self) -> None:
         for segment in [segment for segment, count in self._outstanding.items() if count <= 0]:
             self._spool.release(segment)
             del self._outstanding[segment]

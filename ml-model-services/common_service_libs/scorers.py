@@ -85,7 +85,7 @@ class LightgbmScorer:
         import lightgbm  # noqa: PLC0415
 
         try:
-            self._booster = lightgbm.Booster(model_str=content.decode(), params={"num_threads": 1})
+            self._booster = lightgbm.Booster(model_str=content.decode())
         except (lightgbm.basic.LightGBMError, UnicodeDecodeError) as error:
             raise BundleError(f"not a LightGBM model: {error}") from None
         if self._booster.num_feature() != features:

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from service_testkit import FakeStore, until
+
+from common_service_libs.decision_log import DecisionLog
+from common_service_libs.decision_record import DecisionRecord, asks_the_same, decode, encode
+from common_service_libs.errors import DecisionStoreUnavailable, SpoolUnavailable
+from common_service_libs.metrics import ServiceMetrics
+from common_service_libs.spool import Spool
+
+pytestmark = pytest.mark.anyio
+
+
+def record(request_id: str, **changes: Any) -> DecisionRecord:
+    values: dict[str, Any] = {
+        "request_id": request_id,
+        "service": "fraud_detection_api",
+        "requested_at": "2026-01-31T12:00:00.000000Z",
+        "entity_ids": {"customer_id": 1},
+        "request": {"tx_amount": 1.0},
+        "features": {"tx_amount": 1.0, "risk": None},
+        "feature_status": {"customer_daily": {"status": "present", "event_timestamp": None}},
+        "model_name": "fraud-detection-model",
+        "model_version": 1,
+        "bundle_sha256": "b" * 64,
+        "policy_version": 1,
+        "policy_sha256": "p" * 64,
+        "score": 0.5,
+        "decision": "approve",
+        "reason_codes": ("LOW_RISK",),
+        "rules_fired": (),
+        "degraded": False,
+        "latency_ms": 1.0,
+    }
+    return DecisionRecord(**(values | changes))
+
+
+def log_on(folder: Path, store: FakeStore, *, sync: str = "interval", max_bytes: int = 1 << 20) -> DecisionLog:
+    return DecisionLog(
+        "fraud_detection_api",
+        Spool(folder / "spool", max_bytes=max_bytes, segment_bytes=4096),
+        sink=store,
+        lookup=store,
+        metrics=ServiceMetrics(),
+        sync=sync,
+        rejected_file=folder / "rejected.jsonl",
+    )
+
+
+@pytest.mark.parametrize("sync", ["interval", "always"])
+async def test_an_appended_record_is_found_at_once_and_reaches_the_store_once(tmp_path: Path, sync: str) -> None:
+    store = FakeStore()
+    log = log_on(tmp_path, store, sync=sync)
+    await log.open()
+    await asyncio.gather(*(log.append(record(str(i))) for i in range(200)))
+    assert await log.find("7") == record("7")
+    await until(lambda: len(store.rows) == 200)
+    assert store.inserts < 20
+    await until(lambda: log.pending == 0)
+    assert await log.find("7") == record("7")
+    await log.close(1)
+    assert not list(tmp_path.rglob("*.wal"))
+
+
+async def test_a_silent_store_holds_nothing_up_and_gets_everything_when_it_is_back(tmp_path: Path) -> None:
+    store = FakeStore()
+    store.silent = True
+    log = log_on(tmp_path, store)
+    await log.open()
+    for i in range(50):
+        await log.append(record(str(i)))
+    assert await log.find("49") == record("49")
+    with pytest.raises(DecisionStoreUnavailable):
+        await log.find("unknown")
+    store.silent = False
+    await until(lambda: len(store.rows) == 50)
+    assert await log.find("unknown") is None
+    await log.close(1)
+
+
+async def test_what_one_process_left_the_next_one_delivers_exactly_once(tmp_path: Path) -> None:
+    store = FakeStore()
+    store.silent = True
+    log = log_on(tmp_path, store)
+    await log.open()
+    for i in range(30):
+        await log.append(record(str(i)))
+    await log.close(0.05)
+    store.rows["3"] = record("3")  # written, but the answer was lost
+    store.silent = False
+    log = log_on(tmp_path, store)
+    await log.open()
+    assert await log.find("29") == record("29")
+    await until(lambda: len(store.rows) == 30)
+    await log.close(1)
+
+
+async def test_a_full_spool_refuses_until_the_store_is_back(tmp_path: Path) -> None:
+    store = FakeStore()
+    store.silent = True
+    log = log_on(tmp_path, store, max_bytes=3000)
+    await log.open()
+    acknowledged = 0
+    with pytest.raises(SpoolUnavailable):
+        for i in range(100):
+            await log.append(record(str(i)))
+            acknowledged += 1
+    assert log.full
+    store.silent = False
+    await until(lambda: not log.full)
+    await log.append(record("after"))
+    await until(lambda: "after" in store.rows)
+    assert len(store.rows) == acknowledged + 1
+    await log.close(1)
+
+
+async def test_a_record_that_the_store_refuses_is_set_aside_and_holds_up_nothing(tmp_path: Path) -> None:
+    store = FakeStore()
+    log = log_on(tmp_path, store)
+    await log.open()
+    for i in range(5):
+        await log.append(record(str(i), entity_ids={"customer_id": 666 if i == 2 else i}))
+    await until(lambda: log.pending == 0)
+    assert sorted(store.rows) == ["0", "1", "3", "4"]
+    assert decode((tmp_path / "rejected.jsonl").read_bytes()).request_id == "2"
+    await log.close(1)
+
+
+async def test_with_sync_always_a_reply_waits_for_the_disk_and_a_broken_disk_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = log_on(tmp_path, FakeStore(), sync="always")
+    await log.open()
+    synced: list[int] = []
+
+    def broken(descriptor: int) -> None:
+        synced.append(descriptor)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fdatasync", broken)
+    with pytest.raises(SpoolUnavailable):
+        await log.append(record("1"))
+    assert synced
+    monkeypatch.undo()
+    await log.append(record("2"))
+    await log.close(1)
+
+
+def test_nan_is_recorded_as_null() -> None:
+    assert decode(encode(record("1", features={"risk": float("nan")}))).features == {"risk": None}
+
+
+def test_a_record_round_trips_exactly() -> None:
+    original = record("1", score=0.1 + 0.2, features={"x": 5e-324, "y": 1.7976931348623157e308})
+    assert decode(encode(original)) == original
+    with pytest.raises(msgspec.DecodeError):
+        decode(b'{"request_id": 1}')
+
+
+def test_requests_are_the_same_when_what_was_sent_is() -> None:
+    sent = {"amount": 1.0, "at": "noon", "defaulted": []}
+    filled_in = {"amount": 1.0, "at": "noon", "defaulted": ["at"]}
+    later = {"amount": 1.0, "at": "one", "defaulted": ["at"]}
+    assert asks_the_same(sent, dict(sent))
+    assert asks_the_same(filled_in, later)
+    assert not asks_the_same(sent, filled_in)
+    assert not asks_the_same(sent, sent | {"amount": 2.0})

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from service_testkit import CONTRACTS
+
+from common_service_libs.errors import ExpressionError
+from common_service_libs.feature_contract import OnDemandFeature
+from common_service_libs.on_demand import compile_features, divide, names_in
+
+VECTORS = json.loads((CONTRACTS / "expression_vectors.json").read_text())
+
+
+def evaluate(expression: str, inputs: dict[str, float | None]) -> float:
+    function = compile_features([OnDemandFeature("f", "float64", expression)], set(inputs))
+    return function({name: math.nan if v is None else float(v) for name, v in inputs.items()})[0]
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
+def test_contract_vectors_are_reproduced_bit_for_bit(case: dict) -> None:
+    value = evaluate(case["expression"], case["inputs"])
+    expected = math.nan if case["expected"] is None else float(case["expected"])
+    assert isinstance(value, float)
+    assert math.isnan(value) if math.isnan(expected) else value == expected
+
+
+@pytest.mark.parametrize("case", VECTORS["rejected"], ids=lambda case: case["name"])
+def test_what_is_outside_of_the_language_is_refused(case: dict) -> None:
+    with pytest.raises(ExpressionError):
+        names_in(case["expression"])
+
+
+def test_an_unknown_name_is_refused_before_anything_is_evaluated() -> None:
+    with pytest.raises(ExpressionError, match="unknown name y"):
+        compile_features([OnDemandFeature("f", "float64", "x + y")], {"x"})
+
+
+def test_an_endless_or_deep_expression_is_refused() -> None:
+    for expression in ("1+" * 3000 + "1", "(" * 900 + "1" + ")" * 900, "-" * 3900 + "1"):
+        with pytest.raises(ExpressionError):
+            names_in(expression)
+
+
+floats = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(floats, floats)
+def test_division_never_raises_and_agrees_with_ieee(a: float, b: float) -> None:
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        expected = float(np.float64(a) / np.float64(b))
+    result = divide(a, b)
+    assert math.isnan(result) if math.isnan(expected) else result == expected
+
+
+@given(st.lists(floats, min_size=3, max_size=3))
+def test_no_input_makes_a_documented_expression_fail(values: list[float]) -> None:
+    inputs = dict(zip(("v", "d", "t"), values, strict=True))
+    for expression in ("if_same_day(v, d, t)", "hour(t) + weekday(t) * day(t)", "where(v > d, v / d, t / 0)"):
+        assert isinstance(evaluate(expression, inputs), float)
