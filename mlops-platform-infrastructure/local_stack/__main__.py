@@ -154,6 +154,8 @@ def execute(instance: Instance, command: list[str]) -> int:
     if not command:
         sys.exit("exec: name a command, e.g. exec -- env")
     environment = {**os.environ, **settings_of(instance)}
+    for name in ("NO_PROXY", "no_proxy"):  # what the caller reaches without a proxy stays so
+        environment[name] = ",".join(filter(None, [os.environ.get(name), environment.get(name)]))
     try:
         os.execvpe(command[0], command, environment)
     except OSError as error:

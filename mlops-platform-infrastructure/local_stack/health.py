@@ -45,9 +45,12 @@ def postgres(port: int, user: str, password: str, database: str) -> None:
 def valkey(port: int, password: str) -> None:
     """Log in and ping; a server still loading its data is not ready."""
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
+    once = Retry(NoBackoff(), 0)
     try:
-        with redis.Redis(host="127.0.0.1", port=port, password=password, socket_timeout=SECONDS) as client:
+        with redis.Redis("127.0.0.1", port, password=password, socket_timeout=SECONDS, retry=once) as client:
             client.ping()
     except redis.AuthenticationError as error:
         raise RefusedError(str(error)) from error
@@ -152,7 +155,7 @@ def wait_http(url: str, seconds: float, failure: str) -> None:
 
 
 def readiness(url: str) -> str:
-    """Return `ready`, or why a service is alive but not ready: the detail its /readyz gives."""
+    """Return `ready`, or why a service is alive but not ready: the failed checks its /readyz names."""
     try:
         status, body = http_status(url)
     except NotReadyError as error:
@@ -163,5 +166,6 @@ def readiness(url: str) -> str:
         document = json.loads(body)
     except json.JSONDecodeError:
         return f"not ready ({status})"
-    detail = document.get("detail") or document.get("title") if isinstance(document, dict) else None
-    return f"not ready: {detail}" if detail else f"not ready ({status})"
+    checks = document.get("checks") if isinstance(document, dict) else None
+    failed = [name for name, passed in checks.items() if not passed] if isinstance(checks, dict) else []
+    return f"not ready: {', '.join(failed)}" if failed else f"not ready ({status})"

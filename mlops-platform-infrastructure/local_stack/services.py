@@ -164,8 +164,8 @@ def _s3(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]
             f"-volume.port={ports['s3_volume']}", f"-volume.port.grpc={ports['s3_volume_grpc']}",
             f"-filer.port={ports['s3_filer']}", f"-filer.port.grpc={ports['s3_filer_grpc']}",
             f"-s3.port={port}", f"-s3.port.grpc={ports['s3_grpc']}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            f"-s3.config={folder / 's3.json'}", f"-s3.localSocket={folder / 's3.sock'}",
-            f"-filer.localSocket={folder / 'filer.sock'}",
+            f"-s3.config={folder / 's3.json'}", "-s3.localSocket=s3.sock",
+            "-filer.localSocket=filer.sock",  # relative: the path of a socket has at most 107 characters
         ]  # fmt: skip
 
     return Service(

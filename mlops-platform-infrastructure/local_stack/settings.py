@@ -12,7 +12,8 @@ from local_stack.instance import REPO_DIR, Instance
 SECRET_VARIABLES = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|API_KEY$|FERNET|SQL_ALCHEMY_CONN|JWT")
 BUCKETS = ("mlflow", "data", "kafka")
 REGION = "us-east-1"
-_ASSIGNMENT = re.compile(r"([A-Z_][A-Z0-9_]*)=(.*)")
+LOOPBACK = "127.0.0.1,localhost"
+_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 
 def build(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, str]) -> dict[str, str]:
@@ -54,6 +55,8 @@ def build(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, st
         "AIRFLOW__API__SECRET_KEY": secrets["airflow_api"],
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets["airflow_jwt"],
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "NO_PROXY": LOOPBACK,
+        "no_proxy": LOOPBACK,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "FEAST_USAGE": "False",

@@ -17,12 +17,12 @@ import psutil
 from local_stack import health, processes
 from local_stack.instance import Instance
 from local_stack.services import Service
+from local_stack.settings import LOOPBACK
 
 LOG_TAIL_LINES = 15
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
 # What a service may read from the environment of whoever runs `up`; the rest would be chance.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "SSL_CERT_FILE", "LD_LIBRARY_PATH")
-LOOPBACK = "127.0.0.1,localhost"
 
 
 class ServiceFailedError(RuntimeError):

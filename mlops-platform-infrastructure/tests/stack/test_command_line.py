@@ -69,6 +69,14 @@ def test_exec_runs_with_the_settings_and_passes_the_exit_code(tmp_path: Path, co
     assert done.stdout == settings.read(configured.env_file)["REDIS_PASSWORD"] != ""
 
 
+def test_exec_keeps_what_the_caller_reaches_without_a_proxy(
+    tmp_path: Path, configured: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "index.example")
+    done = run_exec(tmp_path, "sh", "-c", "printf %s $NO_PROXY")
+    assert done.stdout == "index.example,127.0.0.1,localhost"
+
+
 def test_exec_of_a_missing_program_says_so(tmp_path: Path, configured: Instance) -> None:
     done = run_exec(tmp_path, "no-such-program")
     assert done.returncode == 127

@@ -13,7 +13,7 @@ from local_stack import credentials, ports, settings
 from local_stack.instance import REPO_DIR, Instance, open_instance
 
 VALUES = st.text(st.characters(exclude_characters="\n\r\0", codec="utf-8"), max_size=40)
-NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,10}", fullmatch=True)
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,10}", fullmatch=True)
 
 
 def build(instance: Instance) -> dict[str, str]:
@@ -40,7 +40,7 @@ def test_a_line_break_in_a_value_is_refused() -> None:
         settings.render({"SOME_NAME": "a\nEVIL='1'"})
 
 
-@pytest.mark.parametrize("line", ["no assignment", "lower='x'", "A='x' B='y'", "A='x"])
+@pytest.mark.parametrize("line", ["no assignment", "9A='x'", "A='x' B='y'", "A='x"])
 def test_a_line_that_is_no_assignment_is_refused(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - shlex words its own
         settings.parse(line)
