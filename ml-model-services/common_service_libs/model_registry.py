@@ -142,6 +142,7 @@ class BundleCache:
         Raises RegistryError, or BundleError if what was downloaded is not what was registered.
         """
         if version.bundle_sha256 and (folder := self.path(version.bundle_sha256)):
+            os.utime(folder)  # what is used is kept
             return folder, version.bundle_sha256
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=self._folder) as scratch:
@@ -152,6 +153,7 @@ class BundleCache:
                 raise BundleError("the bundle is not the one that was registered")
             if self.path(sha256) is None:
                 found.rename(self._folder / sha256)
+        os.utime(self._folder / sha256)
         self._forget_old()
         return self._folder / sha256, sha256
 

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+from service_testkit import CUSTOMER, NOON, TERMINAL, contract, known_store
+
+from common_service_libs.batch_door import SERVICES, BatchScore, decide, main
+from common_service_libs.decision_service import Case, ServedModel, judge
+from common_service_libs.label_engine.engine import LabelEngine
+from common_service_libs.label_engine.policy import find_policy, load_policy
+from common_service_libs.online_store import FeatureReader, OnlineFeatures
+
+POLICY = load_policy(find_policy(SERVICES / "fraud_detection_api" / "policies"))
+
+
+def _served(bundle_folder) -> ServedModel:
+    from common_service_libs.feature_vector import VectorBuilder
+    from common_service_libs.release_bundle import load_bundle
+
+    bundle = load_bundle(
+        bundle_folder, model_name="fraud-detection-model", feature_service="fraud_detection_v1"
+    )
+    return ServedModel(
+        version=1,
+        bundle=bundle,
+        reader=FeatureReader(bundle.contract, "mlops_platform"),
+        vectors=VectorBuilder(bundle.contract),
+        engine=LabelEngine(POLICY, bundle.thresholds),
+    )
+
+
+def _online(model: ServedModel) -> OnlineFeatures:
+    """Decode the test store without a server: what a pipelined read would answer."""
+    store = known_store()
+    replies = []
+    from common_service_libs.feast_layout import entity_key, field_name, timestamp_field
+
+    for entity, value in (("customer", CUSTOMER), ("terminal", TERMINAL)):
+        key = entity_key(f"{entity}_id", value, "mlops_platform")
+        fields = []
+        for view in model.bundle.contract.views:
+            if view.entity == entity:
+                fields += [field_name(view.name, field.name) for field in view.fields]
+                fields.append(timestamp_field(view.name))
+        replies.append([store[key].get(field) for field in fields])
+    return model.reader.decode(replies, NOON)
+
+
+@pytest.mark.parametrize("amount", [0.0, 57.16, 151.0, 220.0, 221.0, 400.0])
+def test_both_doors_decide_the_same_on_the_same_vector(bundle_folder, amount: float) -> None:
+    model = _served(bundle_folder)
+    ids = {"customer_id": CUSTOMER, "terminal_id": TERMINAL}
+    request = {"tx_amount": amount, "tx_timestamp": NOON}
+    outcome = judge(Case(ids, {}, request, NOON, NOON), _online(model), model)
+    assert outcome.score is not None
+    features = dict(zip(model.bundle.contract.feature_names, outcome.vector.values, strict=True))
+    as_json_numbers = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in features.items()
+    }
+    row = BatchScore("1", 1, model.bundle.sha256, ids, request, as_json_numbers, outcome.score)
+    assert decide(row, model.engine) == outcome.verdict
+
+
+def test_a_null_feature_of_a_batch_score_is_a_null_feature() -> None:
+    engine = LabelEngine(POLICY, {"review": 0.5, "decline": 0.9})
+    features = dict.fromkeys(contract("fraud_detection_v1").feature_names)
+    row = BatchScore("1", 1, "x", {"customer_id": 1}, {"tx_amount": 1, "tx_timestamp": NOON}, features, 0.1)
+    assert decide(row, engine).decision == "approve"
+
+
+def test_an_unknown_service_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--service", "nobody", "--date", "2026-01-31"])
+    assert "invalid choice" in capsys.readouterr().err
