@@ -17,6 +17,7 @@ from pathlib import Path
 # The orchestrator's own settings and Python paths; the first holds its database's password.
 _PRIVATE = re.compile(r"AIRFLOW|^PYTHONPATH$|^PYTHONHOME$|^VIRTUAL_ENV$")
 _SETTING = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _LAST_LINES = 25
 _LONGEST_LINE = 4000
@@ -192,11 +193,20 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
                 *lines, pending = _LINE_END.split(pending + decoder.decode(chunk))
                 if len(pending) > _LONGEST_LINE:
                     lines, pending = [*lines, pending], ""
-                yield from (line[:_LONGEST_LINE] for line in lines if line.strip())
+                yield from filter(None, map(_cleaned, lines))
             elif exited:
                 break
-    if pending.strip():
-        yield pending[:_LONGEST_LINE]
+    if last := _cleaned(pending):
+        yield last
+
+
+def _cleaned(line: str) -> str:
+    """Return a line fit for a log: no colours, no blank end, not endless.
+
+    >>> _cleaned("\\x1b[32mPASS\\x1b[0m  ")
+    'PASS'
+    """
+    return _COLOUR.sub("", line).rstrip()[:_LONGEST_LINE]
 
 
 def _has_exited(pid: int) -> bool:
