@@ -66,7 +66,7 @@ def fetch_champion(tracking_uri: str, model_name: str) -> ChampionBundle:
             raise MissingInputError(f"{model_name} has no champion: train it and run the gate") from None
         raise UnreachableError(f"the registry at {tracking_uri} failed: {_line(error)}") from None
     try:
-        metrics = client.get_run(version.run_id or "").data.metrics
+        metrics = client.get_run(version.run_id).data.metrics if version.run_id else {}
         with tempfile.TemporaryDirectory() as folder:
             mlflow.artifacts.download_artifacts(
                 artifact_uri=f"models:/{model_name}/{version.version}",

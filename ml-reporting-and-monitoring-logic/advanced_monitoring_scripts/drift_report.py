@@ -96,7 +96,7 @@ class DriftReport:
                 f"psi.{finding.name}", finding.distance.psi, "psi", self.thresholds.psi_warn, finding.verdict
             )
             for finding in self.findings
-            if finding.distance
+            if finding.distance and finding.verdict is not Verdict.NOT_JUDGED
         ]
         quality = [
             _result(f"matured.{q.metric}", q.current, "share", None, self.concept.verdict)
@@ -138,8 +138,9 @@ class DriftReport:
 
 
 def plot_psi(findings: Sequence[Finding], thresholds: DriftThresholds) -> bytes:
-    """Return a PNG: one bar a column, the worst on top, with the thresholds."""
-    shown = sorted((f for f in findings if f.distance), key=lambda f: f.distance.psi if f.distance else 0.0)
+    """Return a PNG: one bar a judged column, the worst on top, with the thresholds."""
+    judged = [f for f in findings if f.distance and f.verdict is not Verdict.NOT_JUDGED]
+    shown = sorted(judged, key=lambda f: f.distance.psi if f.distance else 0.0)
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.28 * max(len(shown), 1)), layout="constrained")
     values = [f.distance.psi if f.distance else 0.0 for f in shown]
@@ -165,7 +166,7 @@ def plot_psi(findings: Sequence[Finding], thresholds: DriftThresholds) -> bytes:
 def plot_shares(bundle: ChampionBundle, findings: Sequence[Finding]) -> bytes:
     """Return a PNG: the score and the columns that moved most, bin by bin."""
     moved = sorted(
-        (f for f in findings if f.distance),
+        (f for f in findings if f.distance and f.verdict is not Verdict.NOT_JUDGED),
         key=lambda f: (f.name != SCORE, -(f.distance.psi if f.distance else 0.0)),
     )[:_PANELS]
     pyplot = _pyplot()

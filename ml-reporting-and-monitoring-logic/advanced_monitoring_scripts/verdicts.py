@@ -116,7 +116,7 @@ def judge_columns(bundle: ChampionBundle, rows: ScoredRows, thresholds: DriftThr
     for name, reference in bundle.references.items():
         finding = judge_column(name, reference, rows.column(name), thresholds)
         if name in bundle.calendar_features and rows.number_of_days % DAYS_OF_A_WEEK:
-            reason = f"follows the calendar, and {rows.number_of_days} day(s) are no whole weeks"
+            reason = f"a calendar feature: {rows.number_of_days} day(s) are no whole weeks"
             finding = Finding(
                 name,
                 Verdict.NOT_JUDGED,
