@@ -1,9 +1,9 @@
 """The label engine's second door: decide a day of batch scores with the policy file of the service.
 
 `python -m common_service_libs.batch_door --service fraud_detection_api --date 2026-01-31` reads
-`scoring.batch_scores` of the day and replaces the day in `decisions.batch_decisions`, in one transaction: a rerun
-gives the same rows. A batch score was computed from the offline store, which is whole, so every view counts as
-present and nothing as degraded.
+`scoring.batch_scores` of the day and replaces the day in `decisions.batch_decisions`, in one transaction:
+a rerun gives the same rows. A batch score was computed from the offline store, which is whole, so every view
+counts as present and nothing as degraded.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def decide(row: BatchScore, engine: LabelEngine) -> Verdict:
         score=row.score,
         features=_floats(row.features),
         request={**row.entity_ids, **_floats(row.request)},
-        status={view: ViewStatus.PRESENT.value for view in engine.policy.inputs.status},
+        status=dict.fromkeys(engine.policy.inputs.status, ViewStatus.PRESENT.value),
         degraded=False,
     )
 

@@ -120,7 +120,7 @@ class DecisionLog:
             await self._next_sync()
 
     async def find(self, request_id: str) -> DecisionRecord | None:
-        """Return the record of this service with that id; raises DecisionStoreUnavailable if nobody can tell."""
+        """Return the record of that id, if any; raises DecisionStoreUnavailable if nobody can tell."""
         return self.find_local(request_id) or await self._lookup.find(request_id, self._service)
 
     def find_local(self, request_id: str) -> DecisionRecord | None:

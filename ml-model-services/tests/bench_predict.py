@@ -1,7 +1,7 @@
-"""How fast one fraud decision is, end to end, beside the floor: the bare read of features plus the bare model.
+"""How fast one fraud decision is, end to end, beside the floor: the bare read of features plus the model.
 
-Run with the settings of a running stack: `make bench`. The service is a process of its own with a 300-tree model, the
-online store and the database are the stack's. One client measures latency, sixteen measure throughput.
+Run with the settings of a running stack: `make bench`. The service is a process of its own with a 300-tree
+model, the online store and the database are the stack's. One client measures latency, sixteen throughput.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def floor_microseconds(bundle_folder: Path) -> float:
         bundle_folder, model_name="fraud-detection-model", feature_service="fraud_detection_v1"
     )
     vector = [1.0] * len(bundle.contract.features)
-    keys = [key for key in known_store(NOW)]
+    keys = list(known_store(NOW))
     fields = {key: list(hash_) for key, hash_ in known_store(NOW).items()}
     client = online_store()
     times = []

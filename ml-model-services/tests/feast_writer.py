@@ -1,12 +1,12 @@
 """Writes a contract's views into Redis through the Feast SDK; runs in the feature store's environment.
 
-Reads a request on standard input: contract, project, connection string, and rows of `view`, `entity`, `values`,
-`event_timestamp`. Prints what the SDK reads back: per row the values, and the raw key and hash in hex.
+Reads a request on standard input: contract, project, connection string, and rows of `view`, `entity`,
+`values`, `event_timestamp`. Prints what the SDK reads back: per row the values, the raw key and hash in hex.
 """
 
 import json
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from feast import Entity, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.infra.online_stores.helpers import _redis_key
@@ -50,7 +50,7 @@ def main():
         key = EntityKey(join_keys=[join_key], entity_values=[Value(int64_val=row["entity"])])
         types = {field["name"]: field["type"] for field in view["fields"]}
         values = {name: value_of(types[name], value) for name, value in row["values"].items()}
-        time = datetime.fromtimestamp(row["event_timestamp"], timezone.utc)
+        time = datetime.fromtimestamp(row["event_timestamp"], UTC)
         store.online_write_batch(config, table, [(key, values, time, None)], None)
         _, read = store.online_read(config, table, [key], list(types))[0]
         back = {}

@@ -1,4 +1,4 @@
-"""What the tests of the libraries and of both services share: tiny real bundles, fakes, an application on fakes."""
+"""What the tests of libraries and services share: tiny real bundles, fakes, an application on fakes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from typing import Any
 
 import hiredis
 import httpx
+import lightgbm
 import msgspec
 import numpy as np
+import xgboost
 import yaml
 from fastapi import FastAPI
 
@@ -37,7 +39,7 @@ NARROW_KEY = "a-key-that-may-only-read-the-model"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()
 
 
-# --- contracts and bundles ------------------------------------------------------------------------------------
+# --- contracts and bundles ------------------------------------------------------------------------
 
 
 def contract_document(name: str) -> dict[str, Any]:
@@ -66,8 +68,6 @@ def _preprocessing(document: Mapping[str, Any]) -> dict[str, Any]:
 def _train(kind: str, matrix: np.ndarray, labels: np.ndarray, trees: int) -> tuple[bytes, np.ndarray]:
     """Return the model file and the scores of the matrix, computed by the library's ordinary batch path."""
     if kind == "xgboost":
-        import xgboost
-
         booster = xgboost.train(
             {
                 "objective": "binary:logistic",
@@ -81,8 +81,6 @@ def _train(kind: str, matrix: np.ndarray, labels: np.ndarray, trees: int) -> tup
         )
         scores = booster.predict(xgboost.DMatrix(matrix.astype(np.float32)))
         return bytes(booster.save_raw("ubj")), np.asarray(scores, dtype=np.float64)
-    import lightgbm
-
     model = lightgbm.train(
         {"objective": "binary", "verbose": -1, "num_threads": 1, "min_data_in_leaf": 5},
         lightgbm.Dataset(matrix, labels),
@@ -183,7 +181,7 @@ def churn_bundle(folder: Path, **options: Any) -> str:
     return build_bundle(folder, "customer_churn_v1", kind="lightgbm", **options)
 
 
-# --- Feast's bytes --------------------------------------------------------------------------------------------
+# --- Feast's bytes --------------------------------------------------------------------------------
 
 
 def _varint(number: int) -> bytes:
@@ -319,7 +317,7 @@ class FakeRedis:
         return b"-ERR unknown command\r\n"
 
 
-# --- the other fakes ------------------------------------------------------------------------------------------
+# --- the other fakes ------------------------------------------------------------------------------
 
 
 class FakeRegistry:

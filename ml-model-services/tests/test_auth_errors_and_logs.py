@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,9 @@ def test_every_error_that_a_request_can_meet_is_mapped_to_http() -> None:
     assert set().union(*(_leaves(branch) for branch in branches)) == set(PROBLEMS)
     slugs = [problem.slug for problem in PROBLEMS.values()]
     assert len(set(slugs)) == len(slugs)
-    assert {problem.status for cls, problem in PROBLEMS.items() if issubclass(cls, errors.Unavailable)} == {503}
+    assert {problem.status for cls, problem in PROBLEMS.items() if issubclass(cls, errors.Unavailable)} == {
+        503
+    }
 
 
 def test_the_tree_at_the_head_of_the_module_is_the_tree() -> None:
@@ -78,10 +81,15 @@ def test_log_lines_are_json_with_extra_fields_and_exceptions() -> None:
         raise ValueError("broken")
     except ValueError:
         record = logging.getLogger("x").makeRecord(
-            "x", logging.ERROR, "f", 1, "hello %s", ("you",), None, extra={"request_id": "r", "odd": {1, 2}.__class__}
+            "x",
+            logging.ERROR,
+            "f",
+            1,
+            "hello %s",
+            ("you",),
+            None,
+            extra={"request_id": "r", "odd": {1, 2}.__class__},
         )
-        import sys
-
         record.exc_info = sys.exc_info()
     line = json.loads(JsonFormatter("service").format(record))
     assert line["message"] == "hello you"

@@ -5,17 +5,17 @@ from service_testkit import CUSTOMER, NOON, TERMINAL, contract, known_store
 
 from common_service_libs.batch_door import SERVICES, BatchScore, decide, main
 from common_service_libs.decision_service import Case, ServedModel, judge
+from common_service_libs.feast_layout import entity_key, field_name, timestamp_field
+from common_service_libs.feature_vector import VectorBuilder
 from common_service_libs.label_engine.engine import LabelEngine
 from common_service_libs.label_engine.policy import find_policy, load_policy
 from common_service_libs.online_store import FeatureReader, OnlineFeatures
+from common_service_libs.release_bundle import load_bundle
 
 POLICY = load_policy(find_policy(SERVICES / "fraud_detection_api" / "policies"))
 
 
 def _served(bundle_folder) -> ServedModel:
-    from common_service_libs.feature_vector import VectorBuilder
-    from common_service_libs.release_bundle import load_bundle
-
     bundle = load_bundle(
         bundle_folder, model_name="fraud-detection-model", feature_service="fraud_detection_v1"
     )
@@ -32,8 +32,6 @@ def _online(model: ServedModel) -> OnlineFeatures:
     """Decode the test store without a server: what a pipelined read would answer."""
     store = known_store()
     replies = []
-    from common_service_libs.feast_layout import entity_key, field_name, timestamp_field
-
     for entity, value in (("customer", CUSTOMER), ("terminal", TERMINAL)):
         key = entity_key(f"{entity}_id", value, "mlops_platform")
         fields = []

@@ -15,7 +15,8 @@ SERVICES = sorted(path for path in (ROOT / "services").iterdir() if path.is_dir(
 SOURCES = [*LIBRARIES.rglob("*.py"), *(file for service in SERVICES for file in service.glob("app/**/*.py"))]
 ALLOWED = {
     "app", "cel", "common_service_libs", "fastapi", "hiredis", "lightgbm", "mlflow", "msgspec", "numpy",
-    "prometheus_client", "psycopg", "pydantic", "pydantic_settings", "starlette", "uvicorn", "xgboost", "yaml",
+    "prometheus_client", "psycopg", "pydantic", "pydantic_settings", "starlette", "uvicorn",
+    "xgboost", "yaml",
 }  # fmt: skip
 
 
@@ -48,6 +49,11 @@ def test_importing_a_service_does_nothing_and_loads_no_registry_client(service: 
     )
     environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=service, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        cwd=service,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr

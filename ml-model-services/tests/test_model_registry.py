@@ -17,7 +17,7 @@ from common_service_libs.model_registry import (
     ModelVersion,
     ModelWatcher,
 )
-from common_service_libs.release_bundle import load_bundle
+from common_service_libs.release_bundle import load_bundle, verify
 
 NAME = "fraud-detection-model"
 
@@ -60,8 +60,6 @@ def registry(bundle_folder: Path) -> FakeRegistry:
 
 
 def _sha256(folder: Path) -> str:
-    from common_service_libs.release_bundle import verify
-
     return verify(folder)[2]
 
 
@@ -92,7 +90,9 @@ def test_a_corrupt_bundle_is_refused_once_and_what_is_in_service_stays(
         watched.watcher.poll()
     assert watched.installed == [1]
     assert watched.outcomes == ["installed", "refused"]
-    assert watched.last_good.read() == ModelVersion(NAME, 1, _sha256(tmp_path / "bundles" / registry.versions[1][1]))
+    assert watched.last_good.read() == ModelVersion(
+        NAME, 1, _sha256(tmp_path / "bundles" / registry.versions[1][1])
+    )
 
 
 def test_a_bundle_that_is_not_the_registered_one_is_refused(tmp_path: Path, registry: FakeRegistry) -> None:
@@ -119,7 +119,9 @@ def test_no_champion_is_no_error(tmp_path: Path, registry: FakeRegistry) -> None
     assert watched.outcomes == []
 
 
-def test_the_last_bundle_is_restored_while_the_registry_is_away(tmp_path: Path, registry: FakeRegistry) -> None:
+def test_the_last_bundle_is_restored_while_the_registry_is_away(
+    tmp_path: Path, registry: FakeRegistry
+) -> None:
     Watched(tmp_path, registry).watcher.poll()
     registry.silent = True
     watched = Watched(tmp_path, registry)
@@ -142,7 +144,9 @@ def test_a_restored_bundle_that_was_damaged_on_the_disk_is_fetched_again(
     assert watched.installed == [1]
 
 
-def test_a_copy_damaged_on_the_disk_while_in_use_is_fetched_again(tmp_path: Path, registry: FakeRegistry) -> None:
+def test_a_copy_damaged_on_the_disk_while_in_use_is_fetched_again(
+    tmp_path: Path, registry: FakeRegistry
+) -> None:
     watched = Watched(tmp_path, registry)
     watched.watcher.poll()
     next((tmp_path / "bundles").glob("*/model.ubj")).write_bytes(b"damaged")
@@ -186,7 +190,7 @@ def test_artifacts_without_a_bundle_are_refused(tmp_path: Path, registry: FakeRe
         BundleCache(tmp_path / "bundles", registry).obtain(ModelVersion(NAME, 1, None))
 
 
-# --- the MLflow registry's answers ----------------------------------------------------------------------------
+# --- the MLflow registry's answers ----------------------------------------------------------------
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -236,7 +240,10 @@ def test_the_alias_is_read_from_the_rest_interface(
     ("status", "body"),
     [
         (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST"}'),
-        (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "Registered model alias champion not found."}'),
+        (
+            400,
+            b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "Registered model alias not found."}',
+        ),
     ],
 )
 def test_an_alias_that_is_not_set_is_none(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,8 +51,6 @@ floats = st.floats(allow_nan=True, allow_infinity=True)
 
 @given(floats, floats)
 def test_division_never_raises_and_agrees_with_ieee(a: float, b: float) -> None:
-    import numpy as np
-
     with np.errstate(all="ignore"):
         expected = float(np.float64(a) / np.float64(b))
     result = divide(a, b)

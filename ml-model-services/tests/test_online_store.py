@@ -22,7 +22,9 @@ async def read(server: FakeRedis, ids: dict[str, int], as_of: float = NOON) -> O
         await link.close()
 
 
-async def test_all_views_are_read_in_one_round_trip_with_one_command_an_entity(redis_server: FakeRedis) -> None:
+async def test_all_views_are_read_in_one_round_trip_with_one_command_an_entity(
+    redis_server: FakeRedis,
+) -> None:
     features = await read(redis_server, IDS)
     assert redis_server.reads == 2
     assert set(features.status.values()) == {"present"}

@@ -31,7 +31,9 @@ async def link(redis_server: FakeRedis) -> AsyncIterator[RedisLink]:
 
 async def test_concurrent_calls_share_the_connection_and_get_their_own_replies(link: RedisLink) -> None:
     missing = encode_command(b"HMGET", b"nobody", b"a", b"b")
-    answers = await asyncio.gather(*(link.call(READ + missing if i % 2 else READ, 1 + i % 2) for i in range(50)))
+    answers = await asyncio.gather(
+        *(link.call(READ + missing if i % 2 else READ, 1 + i % 2) for i in range(50))
+    )
     for i, replies in enumerate(answers):
         assert replies[0][0] is not None
         assert replies[1:] == ([[None, None]] if i % 2 else [])
@@ -56,7 +58,9 @@ async def test_a_server_that_fails_costs_at_most_the_deadline_and_is_found_again
     assert (await link.call(READ, 1))[0][0] is not None
 
 
-async def test_a_late_reply_is_never_taken_for_another_calls(link: RedisLink, redis_server: FakeRedis) -> None:
+async def test_a_late_reply_is_never_taken_for_another_calls(
+    link: RedisLink, redis_server: FakeRedis
+) -> None:
     redis_server.mode = "silent"
     first = link.call(READ, 1)
     second = link.call(encode_command(b"PING"), 1)

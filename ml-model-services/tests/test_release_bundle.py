@@ -6,11 +6,21 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xgboost
 from service_testkit import churn_bundle, contract_document, fraud_bundle
 
 from common_service_libs.errors import ArtifactError, BundleError
-from common_service_libs.release_bundle import Bundle, Encoder, Preprocessing, as_values, find_bundle, load_bundle
+from common_service_libs.release_bundle import (
+    Bundle,
+    Encoder,
+    PreprocessedFeature,
+    Preprocessing,
+    as_values,
+    find_bundle,
+    load_bundle,
+)
 
 
 def load(folder: Path, **changes: str) -> Bundle:
@@ -19,9 +29,6 @@ def load(folder: Path, **changes: str) -> Bundle:
 
 
 def test_the_fast_path_scores_as_the_library_does(bundle_folder: Path) -> None:
-    import numpy as np
-    import xgboost
-
     bundle = load(bundle_folder)
     booster = xgboost.Booster(model_file=bundle_folder / "model.ubj")
     rng = np.random.default_rng(1)
@@ -34,9 +41,7 @@ def test_the_fast_path_scores_as_the_library_does(bundle_folder: Path) -> None:
 def test_contributions_add_up_to_the_score(bundle_folder: Path, tmp_path: Path) -> None:
     fraud = load(bundle_folder)
     churn_bundle(tmp_path / "churn")
-    churn = load(
-        tmp_path / "churn", model_name="churn-prediction-model", feature_service="customer_churn_v1"
-    )
+    churn = load(tmp_path / "churn", model_name="churn-prediction-model", feature_service="customer_churn_v1")
     for bundle, values in (
         (fraud, [57.0] + [1.0] * 17),
         (churn, ["Month-to-month" if f.type == "string" else 1.0 for f in churn.contract.features]),
@@ -56,8 +61,6 @@ def test_unknown_categories_and_nulls_become_nan() -> None:
 
 
 def json_features(rows: list[tuple[str, list[str] | None]]) -> tuple:
-    from common_service_libs.release_bundle import PreprocessedFeature
-
     return tuple(
         PreprocessedFeature(name, "numeric" if categories is None else "categorical", tuple(categories or ()))
         for name, categories in rows
@@ -82,7 +85,10 @@ def _rewrite_manifest(**changes: object) -> Callable[[Path], None]:
     ("change", "message"),
     [
         (_flip_a_byte, "model.ubj does not have the hash"),
-        (lambda folder: (folder / "thresholds.json").write_text('{"review": 0, "decline": 1}'), "thresholds.json"),
+        (
+            lambda folder: (folder / "thresholds.json").write_text('{"review": 0, "decline": 1}'),
+            "thresholds.json",
+        ),
         (lambda folder: (folder / "golden.json").unlink(), "differ in"),
         (lambda folder: (folder / "extra.py").write_text("print()"), "differ in"),
         (lambda folder: (folder / "manifest.json").unlink(), "cannot be read"),

@@ -83,7 +83,7 @@ class LabelEngine:
         return self._verdict(self.policy.rules, self.policy.default.decision, self.policy.default.reason_code)
 
     def decide_without_score(self, *, request: Mapping[str, Any], status: Mapping[str, str]) -> Verdict:
-        """Return the verdict of the rules that read neither score nor features, if the policy provides for it."""
+        """Return the verdict of the rules that read neither score nor features, if the policy wants it."""
         fallback = self.policy.rules_only
         if fallback is None:
             raise PolicyError(f"policy {self.policy.name} does not decide without a score")
