@@ -1,1 +1,1 @@
-"""What the model projects share: the training recipe, data contracts, evaluation, release bundles and the gate."""
+"""What the model projects share: training recipe, data contracts, evaluation, release bundles, gate."""

@@ -1,7 +1,7 @@
 """The training recipe all models follow: load -> validate -> fit -> evaluate -> bundle -> register -> report.
 
-A model supplies three hooks: where its data comes from, how it is fitted and what its actions cost. Training ends
-with a challenger under the alias `staging`; whether it is better is the gate's question.
+A model supplies three hooks: where its data comes from, how it is fitted and what its actions cost. Training
+ends with a challenger under the alias `staging`; whether it is better is the gate's question.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from common_ml_utils.drift_reference import reference_statistics
 from common_ml_utils.evaluation_utils import confusion_at, ordered_thresholds, ranking_and_calibration
 from common_ml_utils.mlflow_utils import ModelRegistry, TrainingRun, git_commit
 from common_ml_utils.native_models import NativeModel
-from common_ml_utils.plots import SHAP_ROWS, model_plots
+from common_ml_utils.plots import SHAP_ROWS, ShapSample, model_plots
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import (
     BundleContents,
@@ -38,8 +38,9 @@ from common_ml_utils.training_sets import TrainingSetStore
 class TrainingData:
     """Labelled frames of one grain, already checked against the contract.
 
-    `labelled` is everything that was fetched and has the identity `data_version`; `training` fits the model that
-    is released; `folds` are (fit, validation) pairs inside `training`, for thresholds; `holdout` measures it.
+    `labelled` is everything that was fetched and has the identity `data_version`; `training` fits the model
+    that is released; `folds` are (fit, validation) pairs inside `training`, for thresholds; `holdout`
+    measures it.
     """
 
     contract: PublishedContract
@@ -55,7 +56,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """The names of a model: in the registry, in MLflow's experiments, in reports, and of its two thresholds."""
+    """The names of a model in the registry, in MLflow's experiments and in reports, and of its thresholds."""
 
     model_name: str
     experiment: str
@@ -104,26 +105,22 @@ class BaseModelTrainer(ABC):
 
     def train(self) -> TrainingOutcome:
         """Run the recipe and return the registered challenger; nothing is registered when a step fails."""
-        clock = self.clock
         self.registry.check_reachable()
-        with clock.step("load"):
+        with self.clock.step("load"):
             data = self.load()
             self.training_sets.save(data.data_version, data.labelled)
-        with clock.step("validate"):
+        with self.clock.step("validate"):
             validation = self._validate(data)
-        with clock.step("fit"):
+        with self.clock.step("fit"):
             preprocessing = Preprocessing.fit(data.contract.service, data.training)
             model = self._fitted(preprocessing, data.training, data.label)
-        with clock.step("evaluate"):
-            scores = model.scores(preprocessing.transform(data.holdout))
-            metrics = self._metrics(data.holdout, scores, data.label)
-            plots = self._plots(data, preprocessing, model, scores, validation.thresholds)
-        with clock.step("register"), tempfile.TemporaryDirectory() as folder:
-            bundle = self._bundle(Path(folder) / "bundle", data, preprocessing, model, scores, validation)
-            run = self._run(data, metrics, validation, plots)
-            version = self.registry.register(Path(folder) / "bundle", bundle, run)
-        self._report(data, metrics, validation, plots, version, bundle)
-        return TrainingOutcome(version, bundle.sha256, metrics)
+        with self.clock.step("evaluate"):
+            result = self._evaluate(data, validation, preprocessing, model)
+        with self.clock.step("register"), tempfile.TemporaryDirectory() as folder:
+            bundle = self._bundle(Path(folder) / "bundle", data, result)
+            version = self.registry.register(Path(folder) / "bundle", bundle, self._run(data, result))
+        self._report(data, result, version, bundle)
+        return TrainingOutcome(version, bundle.sha256, result.metrics)
 
     def _validate(self, data: TrainingData) -> ValidationOutcome:
         """Fit and score every fold; choose the thresholds on scores of rows their model had not seen."""
@@ -142,120 +139,97 @@ class BaseModelTrainer(ABC):
         require_both_classes(frame[label], "training")
         return self.fit(preprocessing, frame)
 
-    def _metrics(self, frame: pd.DataFrame, scores: np.ndarray, label: str) -> dict[str, float]:
-        return {**ranking_and_calibration(frame[label].to_numpy(), scores), **self.own_metrics(frame, scores)}
-
-    def _plots(
+    def _evaluate(
         self,
         data: TrainingData,
+        validation: ValidationOutcome,
         preprocessing: Preprocessing,
         model: NativeModel,
-        scores: np.ndarray,
-        thresholds: dict[str, float],
-    ) -> dict[str, bytes]:
-        sample = data.holdout.iloc[
-            np.linspace(0, len(data.holdout) - 1, min(SHAP_ROWS, len(data.holdout))).astype(int)
-        ]
-        matrix = preprocessing.transform(sample)
-        labels = data.holdout[data.label].to_numpy()
-        return model_plots(
-            labels, scores, thresholds, preprocessing.names, matrix, model.contributions(matrix)
+    ) -> TrainingResult:
+        """Measure the model once on the holdout and draw the plots."""
+        holdout, labels = data.holdout, data.holdout[data.label].to_numpy()
+        matrix = preprocessing.transform(holdout)
+        scores = model.scores(matrix)
+        sample = matrix[np.linspace(0, len(matrix) - 1, min(SHAP_ROWS, len(matrix))).astype(int)]
+        shap = ShapSample(preprocessing, sample, model.contributions(sample))
+        return TrainingResult(
+            preprocessing=preprocessing,
+            model=model,
+            validation=validation,
+            scores=scores,
+            metrics={**ranking_and_calibration(labels, scores), **self.own_metrics(holdout, scores)},
+            plots=model_plots(labels, scores, validation.thresholds, shap),
         )
 
-    def _bundle(
-        self,
-        folder: Path,
-        data: TrainingData,
-        preprocessing: Preprocessing,
-        model: NativeModel,
-        scores: np.ndarray,
-        validation: ValidationOutcome,
-    ) -> ReleaseBundle:
+    def _bundle(self, folder: Path, data: TrainingData, result: TrainingResult) -> ReleaseBundle:
         """Write the bundle and load it back as a service would; reference scores are of unseen rows."""
-        sha256 = write_bundle(
-            BundleContents(
-                model_name=self.identity.model_name,
-                model=model,
-                contract=data.contract,
-                preprocessing=preprocessing,
-                thresholds=validation.thresholds,
-                reference=reference_statistics(data.training, preprocessing, scores),
-                golden=golden_rows(data.holdout, preprocessing, model),
-                training=data.interval,
-                label_policy_version=data.label_policy_version,
-                git_commit=git_commit(Path(__file__).parents[1]),
-                data_version=data.data_version,
-            ),
-            folder,
+        contents = BundleContents(
+            model_name=self.identity.model_name,
+            model=result.model,
+            contract=data.contract,
+            preprocessing=result.preprocessing,
+            thresholds=result.validation.thresholds,
+            reference=reference_statistics(data.training, result.preprocessing, result.scores),
+            golden=golden_rows(data.holdout, result.preprocessing, result.model),
+            training=data.interval,
+            label_policy_version=data.label_policy_version,
+            git_commit=git_commit(Path(__file__).parents[1]),
+            data_version=data.data_version,
         )
-        return ReleaseBundle.load(folder, sha256)
+        return ReleaseBundle.load(folder, write_bundle(contents, folder))
 
-    def _run(
-        self,
-        data: TrainingData,
-        metrics: dict[str, float],
-        validation: ValidationOutcome,
-        plots: dict[str, bytes],
-    ) -> TrainingRun:
-        interval = data.interval
+    def _run(self, data: TrainingData, result: TrainingResult) -> TrainingRun:
+        interval, thresholds = data.interval, result.validation.thresholds
         return TrainingRun(
             experiment=self.identity.experiment,
             run_name=f"{self.identity.report}-{interval.holdout_end:%Y%m%d}-{data.data_version[:8]}",
-            parameters={**self.parameters, **{f"threshold.{k}": v for k, v in validation.thresholds.items()}},
-            metrics={**metrics, **validation.means()},
+            parameters={**self.parameters, **{f"threshold.{name}": cut for name, cut in thresholds.items()}},
+            metrics={**result.metrics, **result.validation.means()},
             tags={
                 "training_interval": f"{interval.start:%Y-%m-%d}/{interval.end:%Y-%m-%d}",
                 "holdout_interval": f"{interval.holdout_start:%Y-%m-%d}/{interval.holdout_end:%Y-%m-%d}",
                 "label_policy_version": data.label_policy_version,
             },
-            figures=plots,
+            figures=result.plots,
         )
 
     def _report(
-        self,
-        data: TrainingData,
-        metrics: dict[str, float],
-        validation: ValidationOutcome,
-        plots: dict[str, bytes],
-        version: int,
-        bundle: ReleaseBundle,
+        self, data: TrainingData, result: TrainingResult, version: int, bundle: ReleaseBundle
     ) -> None:
         """Write `train.json` and `train.html`."""
-        labels, scores = data.holdout[data.label].to_numpy(), bundle.score_frame(data.holdout)
+        labels, thresholds = data.holdout[data.label].to_numpy(), result.validation.thresholds
         rows = {
             "training": len(data.training),
             "training_positives": int(data.training[data.label].sum()),
             "holdout": len(data.holdout),
             "holdout_positives": int(labels.sum()),
         }
-        tables: dict[str, Mapping[str, Any]] = {
-            "Holdout metrics": metrics,
-            "Validation, mean of folds": validation.means(),
-            "Thresholds": validation.thresholds,
-            "Rows": rows,
-            "Seconds": self.clock.seconds,
-        }
         write_report(
             self.reports_dir / "train.json",
-            [measurement(name, value, "ratio") for name, value in metrics.items()],
+            [measurement(name, value, "ratio") for name, value in result.metrics.items()],
             model_name=self.identity.model_name,
             version=version,
             bundle_sha256=bundle.sha256,
-            metrics=metrics,
-            validation=validation.fold_metrics,
-            validation_mean=validation.means(),
-            thresholds=validation.thresholds,
-            confusion={
-                name: confusion_at(labels, scores, cut) for name, cut in validation.thresholds.items()
-            },
+            metrics=result.metrics,
+            validation=result.validation.fold_metrics,
+            validation_mean=result.validation.means(),
+            thresholds=thresholds,
+            confusion={name: confusion_at(labels, result.scores, cut) for name, cut in thresholds.items()},
             rows=rows,
             interval=bundle.manifest.training.model_dump(mode="json"),
             data_version=data.data_version,
             git_commit=bundle.manifest.git_commit,
             seconds=self.clock.seconds,
         )
+        tables: dict[str, Mapping[str, Any]] = {
+            "Holdout metrics": result.metrics,
+            "Validation, mean of folds": result.validation.means(),
+            "Thresholds": thresholds,
+            "Rows": rows,
+            "Seconds": self.clock.seconds,
+        }
         title = f"{self.identity.model_name} version {version}"
-        write_html(self.reports_dir / "train.html", title, tables, plots)
+        write_html(self.reports_dir / "train.html", title, tables, result.plots)
 
 
 @dataclass(frozen=True)
@@ -271,3 +245,15 @@ class ValidationOutcome:
         return {
             f"validation_{name}": float(np.mean([fold[name] for fold in self.fold_metrics])) for name in names
         }
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The fitted model and what was measured: `scores` are those of the holdout rows."""
+
+    preprocessing: Preprocessing
+    model: NativeModel
+    validation: ValidationOutcome
+    scores: np.ndarray
+    metrics: dict[str, float]
+    plots: dict[str, bytes]

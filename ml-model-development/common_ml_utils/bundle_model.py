@@ -1,6 +1,7 @@
 """The MLflow model of a release bundle, logged as code: MLflow runs this file, nothing is pickled.
 
-It stands beside the bundle in the model version; `SCORING_MODULES` in mlflow_utils.py are the modules it needs.
+It stands beside the bundle in the model version; `SCORING_MODULES` in mlflow_utils.py are the modules it
+needs.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def expected_calibration_error(labels: np.ndarray, scores: np.ndarray, bins: int
 
 
 def calibration_table(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """Return `predicted` (mean score), `observed` (rate) and `rows` for bins of equally many rows by score."""
+    """Return `predicted` (mean score), `observed` (rate) and `rows` of bins with equally many rows."""
     order = np.argsort(scores, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     return pd.DataFrame(
@@ -97,7 +97,7 @@ def drop_known_compromised(
 ) -> pd.DataFrame:
     """Drop the test rows of cards whose fraud was already known on the row's day.
 
-    `known_frauds` holds fraudulent transactions (`day`, `card`; days are whole numbers); one of day d is known
+    `known_frauds` holds fraudulent transactions (`day`, a whole number, and `card`); one of day d is known
     from day d + delay_days + 1 on, the first morning after its delay has passed.
     """
     first_known = known_frauds.groupby(card)[day].min() + delay_days + 1
@@ -167,13 +167,12 @@ def paired_bootstrap(
     metric: Metric,
     *,
     resamples: int = 1000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> PairedComparison:
     """Compare two scores of the same rows by resampling groups (cards, subscribers) with replacement.
 
-    Rows of one group are not independent, so whole groups are drawn, and both scores see the same draw. `lower`
-    and `upper` bound the central `confidence` of the differences.
+    Rows of one group are not independent, so whole groups are drawn, and both scores see the same draw.
+    `lower` and `upper` bound the central 95 % of the differences.
     """
     require_both_classes(labels, "paired bootstrap")
     _, group_of_row = np.unique(groups, return_inverse=True)
@@ -189,8 +188,7 @@ def paired_bootstrap(
         differences.append(metric(labels, challenger, weights) - metric(labels, champion, weights))
     sample = np.concatenate(differences)
     sample = sample[~np.isnan(sample)]  # a draw without a positive measures nothing
-    tail = (1 - confidence) / 2
-    lower, upper = np.quantile(sample, [tail, 1 - tail])
+    lower, upper = np.quantile(sample, [0.025, 0.975])
     return PairedComparison(
         champion=point[0],
         challenger=point[1],
@@ -206,7 +204,7 @@ _CHUNK = 20  # resamples held at once: 20 x 70,000 rows of float64 are 11 MB
 
 
 def weighted_average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the average precision under each row of `weights` (shape resamples x rows); NaN without positives."""
+    """Return the average precision under each row of `weights` (resamples x rows); NaN without positives."""
     last_of_tie, hits, total = _cumulated(labels, scores, weights)
     hits, total = hits[:, last_of_tie], total[:, last_of_tie]
     precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)

@@ -1,7 +1,7 @@
 """Point-in-time features, labels and contracts from the feature store: Feast's SDK and its PostgreSQL.
 
-All times are UTC. Feast joins with `<=` while a feature at time t may use only what was known strictly before t:
-entity rows are asked for as of t - 1 microsecond, and t itself goes along as request value.
+All times are UTC. Feast joins with `<=` while a feature at time t may use only what was known strictly before
+it: entity rows are asked for as of t - 1 microsecond, and t itself goes along as request value.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class LabelPolicy:
 class EntityQuery:
     """Which rows to fetch features for: a table with entity keys and event times, and its request values.
 
-    `columns` are carried through unchanged. `request` maps a request value to an SQL expression over the table.
-    An event sees what was known strictly before it; a snapshot (`strictly_before=False`) sees its own moment, as
-    its label covers the time after it. With `labels_known_as_of`, only rows whose `label_known_at` is not later
-    are taken.
+    `columns` are carried through unchanged. `request` maps a request value to an SQL expression over the
+    table. An event sees what was known strictly before it; a snapshot (`strictly_before=False`) sees its own
+    moment, as its label covers the time after it. With `labels_known_as_of`, only rows whose `label_known_at`
+    is not later are taken.
     """
 
     table: tuple[str, str]
@@ -63,7 +63,7 @@ class EntityQuery:
         return JUST_BEFORE if self.strictly_before else timedelta(0)
 
     def statement(self, start: datetime, end: datetime) -> str:
-        """Return the SELECT for event times in [start, end); `event_timestamp` is what features are asked as of."""
+        """Return the SELECT for times in [start, end); its `event_timestamp` is what to ask as of."""
         parts: list[sql.Composable] = [sql.Identifier(name) for name in self.columns]
         parts.append(
             sql.SQL("{t} - make_interval(secs => {seconds}) AS event_timestamp").format(
@@ -86,7 +86,7 @@ class EntityQuery:
 
 
 class FeatureStoreClient:
-    """Reads the feature store; every failure to reach it is a FeatureStoreError that says where it was sought."""
+    """Reads the feature store; a failure to reach it is a FeatureStoreError that says where it was sought."""
 
     def __init__(self, database: DatabaseAddress) -> None:
         self._database = database
@@ -132,8 +132,8 @@ class FeatureStoreClient:
         """Return the entity rows of the windows [start, end) with their vectors, in the query's order.
 
         Each window is one Feast query: windows of a day keep its joins small and its memory bounded. Features
-        have the contract's types and `on_missing`; `event_timestamp` is the event's own time again. Rows of the
-        feature tables that became known only after the event are left out.
+        have the contract's types and `on_missing`; `event_timestamp` is the event's own time again. Rows of
+        the feature tables that became known only after the event are left out.
         """
         service = self._service(contract.service.name)
         statements = [entities.statement(start, end) for start, end in windows]
@@ -216,7 +216,7 @@ def day_windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime
 
 
 def _repo_config(database: DatabaseAddress) -> Any:
-    """Describe the store to Feast: SQL registry and PostgreSQL offline store; training reads no online store."""
+    """Describe the store to Feast: SQL registry, PostgreSQL offline store, no online store."""
     from feast.repo_config import RepoConfig
 
     connection = {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from common_ml_utils.evaluation_utils import calibration_table, confusion_at
+from common_ml_utils.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,13 +22,17 @@ SHAP_FEATURES = 20
 SHAP_ROWS = 2000
 
 
+@dataclass(frozen=True)
+class ShapSample:
+    """Rows of the model's matrix with their SHAP values in log-odds, both of shape (rows, features)."""
+
+    preprocessing: Preprocessing
+    matrix: np.ndarray
+    contributions: np.ndarray
+
+
 def model_plots(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    thresholds: dict[str, float],
-    feature_names: Sequence[str],
-    matrix: np.ndarray,
-    contributions: np.ndarray,
+    labels: np.ndarray, scores: np.ndarray, thresholds: dict[str, float], shap: ShapSample
 ) -> dict[str, bytes]:
     """Return name -> PNG of every plot a training run records, drawn on the holdout."""
     plots = {
@@ -34,7 +41,7 @@ def model_plots(
     }
     plots["precision_recall"] = precision_recall(labels, scores, thresholds)
     plots["calibration"] = calibration(labels, scores)
-    plots["shap_summary"] = shap_summary(feature_names, matrix, contributions)
+    plots["shap_summary"] = shap_summary(shap)
     return plots
 
 
@@ -85,37 +92,38 @@ def calibration(labels: np.ndarray, scores: np.ndarray, bins: int = 10) -> bytes
     axes.plot(table["predicted"], table["observed"].clip(lower=floor), "o-", label="model")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set(xlabel="mean score of the bin", ylabel="observed rate", title=f"Calibration, {len(table)} bins")
+    axes.set(
+        xlabel="mean score of the bin",
+        ylabel="observed rate (none: at the lower edge)",
+        title=f"Calibration, {len(table)} bins",
+    )
     axes.legend()
     return _png(figure)
 
 
-def shap_summary(feature_names: Sequence[str], matrix: np.ndarray, contributions: np.ndarray) -> bytes:
+def shap_summary(sample: ShapSample) -> bytes:
     """Draw each feature's SHAP values (log-odds), coloured by the feature's rank from low to high.
 
-    Features stand by mean |SHAP|, largest on top; a point is a row, and rows with a null are grey.
+    Features stand by mean |SHAP|, largest on top; a point is a row. Categories, which have no order, and
+    nulls are grey.
     """
-    rows = np.linspace(0, len(matrix) - 1, min(SHAP_ROWS, len(matrix))).astype(int)
-    matrix, contributions = matrix[rows], contributions[rows]
-    order = np.argsort(np.abs(contributions).mean(axis=0))[-SHAP_FEATURES:]
+    names, unordered = sample.preprocessing.names, set(sample.preprocessing.categorical_indexes)
+    order = np.argsort(np.abs(sample.contributions).mean(axis=0))[-SHAP_FEATURES:]
     rng = np.random.default_rng(0)
     figure, axes = _new(8, 0.32 * len(order) + 1.4)
     axes.axvline(0, color="grey", linewidth=0.8)
-    points = None
+    colours = ScalarMappable(Normalize(0, 1), "coolwarm")
     for height, feature in enumerate(order):
-        values, shap = matrix[:, feature], contributions[:, feature]
-        known = ~np.isnan(values)
+        values, shap = sample.matrix[:, feature], sample.contributions[:, feature]
+        ordered = ~np.isnan(values) & (feature not in unordered)
         jitter = height + rng.uniform(-0.3, 0.3, len(values))
-        axes.scatter(shap[~known], jitter[~known], s=3, color="lightgrey")
-        points = axes.scatter(
-            shap[known], jitter[known], s=3, c=_rank(values[known]), cmap="coolwarm", vmin=0, vmax=1
-        )
-    axes.set_yticks(range(len(order)), [feature_names[feature] for feature in order])
+        axes.scatter(shap[~ordered], jitter[~ordered], s=3, color="grey")
+        axes.scatter(shap[ordered], jitter[ordered], s=3, c=colours.to_rgba(_rank(values[ordered])))
+    axes.set_yticks(range(len(order)), [names[feature] for feature in order])
     axes.set(xlabel="SHAP value (log-odds)", title="What moves the score")
-    if points is not None:
-        bar = figure.colorbar(points, ax=axes, ticks=[0, 1])
-        bar.ax.set_yticklabels(["low", "high"])
-        bar.set_label("feature value")
+    bar = figure.colorbar(colours, ax=axes, ticks=[0, 1])
+    bar.ax.set_yticklabels(["low", "high"])
+    bar.set_label("feature value (grey: a category or null)")
     return _png(figure)
 
 

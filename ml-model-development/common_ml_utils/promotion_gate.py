@@ -29,7 +29,7 @@ from common_ml_utils.settings import GateSettings
 
 @dataclass(frozen=True)
 class Holdout:
-    """Labelled rows no candidate was trained on; `groups` names rows that are not independent of each other."""
+    """Labelled rows no candidate was trained on; rows of one of `groups` are not independent."""
 
     frame: pd.DataFrame
     labels: np.ndarray
@@ -73,7 +73,7 @@ class Ledger(Protocol):
 
 
 def judge(evidence: Evidence, gate: GateSettings) -> Verdict:
-    """Decide from the evidence alone; the first model needs the floor, every later one must also be better."""
+    """Decide from the evidence alone: the first model needs the floor, later ones must also be better."""
     value = evidence.challenger[gate.metric]
     against: list[str] = []
     if evidence.same_bundle:
@@ -115,8 +115,8 @@ def gather_evidence(
 ) -> Evidence:
     """Score both bundles on the challenger's holdout.
 
-    `holdout_for` gives that holdout with the features of a bundle's own feature service; both must hold the same
-    rows. `saw_holdout(champion, challenger)` tells whether the champion's training reaches into it.
+    `holdout_for` gives that holdout with the features of a bundle's own feature service; both must hold the
+    same rows. `saw_holdout(champion, challenger)` tells whether the champion's training reaches into it.
     """
     rows = holdout_for(challenger)
     scores = challenger.bundle.score_frame(rows.frame)
@@ -144,42 +144,51 @@ def gather_evidence(
     return Evidence(metrics, ranking_and_calibration(rows.labels, champion_scores), comparison)
 
 
-def run_gate(
-    model_name: str,
-    registry: Registry,
-    ledger: Ledger,
-    gate: GateSettings,
-    holdout_for: Callable[[RegisteredBundle, RegisteredBundle], Holdout],
-    saw_holdout: Callable[[Manifest, Manifest], bool],
-    report: Path,
-) -> Verdict:
-    """Judge `staging` against `champion`, write the ledger, move the alias on a promotion, report.
+@dataclass(frozen=True)
+class PromotionGate:
+    """Judges `staging` against `champion`, writes the ledger, moves the alias on a promotion, reports.
 
     `holdout_for(bundle, challenger)` gives the challenger's holdout with the bundle's features.
     """
-    challenger = registry.load(model_name, STAGING)
-    if challenger is None:
-        raise RegistryError(f"{model_name} has no version under the alias {STAGING!r}: train one first")
-    champion = registry.load(model_name, CHAMPION)
-    evidence = gather_evidence(
-        challenger, champion, lambda bundle: holdout_for(bundle, challenger), saw_holdout, gate
-    )
-    verdict = judge(evidence, gate)
-    facts = _facts(challenger, champion, evidence, verdict, gate)
-    with ledger.appending(model_name, verdict.decision, facts) as digest:
-        if verdict.decision == "promote":
-            registry.promote(model_name, challenger.version)
-    in_production = challenger if verdict.decision == "promote" else champion
-    write_report(
-        report,
-        _results(evidence, gate),
-        model_name=model_name,
-        champion_after=None if in_production is None else in_production.version,
-        ledger_hash=digest,
-        **facts,
-    )
-    print(f"{model_name} version {challenger.version}: {verdict.decision}: {'; '.join(verdict.reasons)}")
-    return verdict
+
+    model_name: str
+    registry: Registry
+    ledger: Ledger
+    settings: GateSettings
+    holdout_for: Callable[[RegisteredBundle, RegisteredBundle], Holdout]
+    saw_holdout: Callable[[Manifest, Manifest], bool]
+    report: Path
+
+    def run(self) -> Verdict:
+        """Decide once; raises RegistryError when there is no challenger."""
+        challenger = self.registry.load(self.model_name, STAGING)
+        if challenger is None:
+            raise RegistryError(f"{self.model_name} has no version with alias {STAGING!r}: train one first")
+        champion = self.registry.load(self.model_name, CHAMPION)
+        evidence = gather_evidence(
+            challenger,
+            champion,
+            lambda bundle: self.holdout_for(bundle, challenger),
+            self.saw_holdout,
+            self.settings,
+        )
+        verdict = judge(evidence, self.settings)
+        facts = _facts(challenger, champion, evidence, verdict, self.settings)
+        with self.ledger.appending(self.model_name, verdict.decision, facts) as digest:
+            if verdict.decision == "promote":
+                self.registry.promote(self.model_name, challenger.version)
+        in_production = challenger if verdict.decision == "promote" else champion
+        write_report(
+            self.report,
+            _results(evidence, self.settings),
+            model_name=self.model_name,
+            champion_after=None if in_production is None else in_production.version,
+            ledger_hash=digest,
+            **facts,
+        )
+        reasons = "; ".join(verdict.reasons)
+        print(f"{self.model_name} version {challenger.version}: {verdict.decision}: {reasons}")
+        return verdict
 
 
 def _facts(

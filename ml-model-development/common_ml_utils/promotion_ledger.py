@@ -1,7 +1,7 @@
 """The promotion ledger: every verdict of the gate, each row hashed over the one before it.
 
-Table `scoring.promotion_ledger` of database `decisions`, one row a verdict. An altered, removed or reordered row
-breaks the chain.
+Table `scoring.promotion_ledger` of database `decisions`, one row a verdict. An altered, removed or reordered
+row breaks the chain.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -22,9 +23,9 @@ from common_ml_utils.settings import DatabaseAddress
 
 GENESIS = "0" * 64
 CREATE = """
-SELECT pg_advisory_xact_lock(hashtext('scoring.promotion_ledger'));
-CREATE SCHEMA IF NOT EXISTS scoring;
-CREATE TABLE IF NOT EXISTS scoring.promotion_ledger (
+SELECT pg_advisory_xact_lock(hashtext('promotion_ledger'));
+CREATE SCHEMA IF NOT EXISTS {schema};
+CREATE TABLE IF NOT EXISTS {schema}.promotion_ledger (
     seq bigint PRIMARY KEY,
     model_name text NOT NULL,
     decided_at timestamptz NOT NULL,
@@ -57,15 +58,18 @@ def check_chain(rows: Sequence[Mapping[str, Any]]) -> None:
 class PromotionLedger:
     """Appends to and reads the ledger; a failure to reach it is a LedgerError."""
 
-    def __init__(self, database: DatabaseAddress) -> None:
+    def __init__(self, database: DatabaseAddress, schema: str = "scoring") -> None:
         self._database = database
+        self._schema = sql.Identifier(schema)
 
     @contextmanager
     def appending(self, model_name: str, decision: str, entry: Mapping[str, Any]) -> Iterator[str]:
         """Append a verdict and give its hash; it stands only if the block, which acts on it, succeeds."""
         with self._connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(CREATE)
-            cursor.execute("SELECT seq, hash FROM scoring.promotion_ledger ORDER BY seq DESC LIMIT 1")
+            cursor.execute(self._sql(CREATE))
+            cursor.execute(
+                self._sql("SELECT seq, hash FROM {schema}.promotion_ledger ORDER BY seq DESC LIMIT 1")
+            )
             last = cursor.fetchone()
             seq, previous = (last["seq"] + 1, last["hash"]) if last else (1, GENESIS)
             decided_at = datetime.now(UTC)
@@ -78,8 +82,11 @@ class PromotionLedger:
             full = json.loads(json.dumps(full))  # what jsonb gives back, so that the hash can be checked
             digest = entry_hash(previous, full)
             cursor.execute(
-                "INSERT INTO scoring.promotion_ledger (seq, model_name, decided_at, decision, entry, prev_hash, hash)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                self._sql(
+                    "INSERT INTO {schema}.promotion_ledger"
+                    " (seq, model_name, decided_at, decision, entry, prev_hash, hash)"
+                    " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+                ),
                 [seq, model_name, decided_at, decision, Jsonb(full), previous, digest],
             )
             yield digest
@@ -87,11 +94,14 @@ class PromotionLedger:
     def rows(self) -> list[dict[str, Any]]:
         """Return all entries in order, after checking the chain."""
         with self._connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(CREATE)
-            cursor.execute("SELECT * FROM scoring.promotion_ledger ORDER BY seq")
+            cursor.execute(self._sql(CREATE))
+            cursor.execute(self._sql("SELECT * FROM {schema}.promotion_ledger ORDER BY seq"))
             rows = cursor.fetchall()
         check_chain(rows)
         return rows
+
+    def _sql(self, statement: LiteralString) -> sql.Composed:
+        return sql.SQL(statement).format(schema=self._schema)
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:

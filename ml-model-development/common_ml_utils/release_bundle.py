@@ -1,6 +1,6 @@
 """The release bundle: everything a score needs, in plain files under a manifest of SHA-256 hashes.
 
-Format: docs/architecture.md, "Release bundle". Writing is deterministic: the same contents give the same bytes.
+Format: docs/architecture.md, "Release bundle". The same contents give the same bytes.
 Loading checks every hash before it parses a file, then reproduces the golden rows. Nothing here is pickle.
 """
 

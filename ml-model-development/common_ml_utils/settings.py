@@ -1,4 +1,4 @@
-"""What every model project reads from the environment; each project adds its own fields in `src/config.py`."""
+"""What every model project reads from the environment; each adds its own fields in `src/config.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training sets kept as Parquet under their data version, so the gate measures on the very rows of the training."""
+"""Training sets kept as Parquet under their data version: the gate measures on the rows of a training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainingSetStore:
         self._folder = folder
 
     def save(self, version: str, frame: pd.DataFrame) -> None:
-        """Write a training set under its version, whole or not at all, and drop the oldest beyond those kept."""
+        """Write a training set under its version, whole or not at all, and drop the oldest ones."""
         self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._folder / f".{version}.partial"
         frame.to_parquet(partial, index=False)

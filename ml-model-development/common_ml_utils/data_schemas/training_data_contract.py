@@ -184,7 +184,7 @@ def typed_feature(values: pd.Series, feature: VectorFeature) -> pd.Series:
     if feature.is_categorical:
         bad = values.map(lambda value: not (isinstance(value, str) or pd.isna(value)))
         if bad.any():
-            raise SchemaMismatchError(f"{feature.name}: {values[bad].iloc[0]!r} is not a string")
+            raise SchemaMismatchError(f"{feature.name}: {values[bad].iloc[0]} is not a string")
         typed = values.astype(object).where(values.notna(), None)
     else:
         try:

@@ -1,4 +1,4 @@
-"""Settings of the churn model; environment names in docs/architecture.md and the table of this root's README."""
+"""Settings of the churn model; the table of environment names is in this root's README."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common_ml_utils.settings import GateSettings, PlatformSettings
 
 FEATURE_SERVICE = "customer_churn_v1"
 LABEL_NAME = "churn"
-# Not a setting: every model must hold out the same subscribers, or the gate would compare on rows one was trained on.
+# Not a setting: every model holds out the same subscribers, or the gate would use rows one was trained on.
 HOLDOUT_SHARE = 0.2
 IDENTITY = ModelIdentity(
     model_name="churn-prediction-model",
@@ -49,8 +49,8 @@ class ChurnFolds(BaseModel):
 class ChurnValues(BaseModel):
     """What the three actions cost and bring, in USD a subscriber; they decide the thresholds.
 
-    A subscriber who leaves takes `subscriber_value` along. A contact costs a call and keeps some; an offer costs a
-    discount, to those who would have stayed too, and keeps more.
+    A subscriber who leaves takes `subscriber_value` along. A contact costs a call and keeps some; an offer
+    costs a discount, to those who would have stayed too, and keeps more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

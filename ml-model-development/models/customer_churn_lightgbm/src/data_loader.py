@@ -1,4 +1,4 @@
-"""The churn model's data: matured snapshots of subscribers, and a holdout that stays the same as data grows."""
+"""The churn model's data: matured snapshots of subscribers, and a holdout that stays as data grows."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def data_contract(contract: PublishedContract) -> TrainingDataContract:
 def load_labelled(
     client: FeatureStoreClient, contract: PublishedContract, known_as_of: datetime
 ) -> pd.DataFrame:
-    """Return the subscribers whose label was known at `known_as_of`, with their profile at the snapshot, checked.
+    """Return the subscribers whose label was known at `known_as_of`, with their profile, checked.
 
-    Grain: one row a subscriber, ordered by `subscriber_id`. The label covers the time after the snapshot, so the
-    profile of that very moment is what the model may see.
+    Grain: one row a subscriber, ordered by `subscriber_id`. The label covers the time after the snapshot, so
+    the profile of that very moment is what the model may see.
     """
     snapshots = client.query(
         "SELECT min(event_timestamp) AS first, max(event_timestamp) AS last FROM labels.fct_churn_labels"
@@ -58,8 +58,8 @@ def load_labelled(
 def split_holdout(labelled: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return training and holdout, the same share of each class held out.
 
-    Who is held out hangs on a hash of the id, not on the order of rows: a subscriber stays on one side when others
-    join, so an older model was not trained on a newer one's holdout.
+    Who is held out hangs on a hash of the id, not on the order of rows: a subscriber stays on one side when
+    others join, so an older model was not trained on a newer one's holdout.
     """
     require_both_classes(labelled[LABEL], "churn labels")
     drawn = labelled[KEY].map(lambda key: hashlib.sha256(f"subscriber:{key}".encode()).hexdigest())

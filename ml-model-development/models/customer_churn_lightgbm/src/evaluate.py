@@ -10,7 +10,7 @@ from datetime import timedelta
 from common_ml_utils.command_line import run_command
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import ModelRegistry, RegisteredBundle
-from common_ml_utils.promotion_gate import Holdout, run_gate
+from common_ml_utils.promotion_gate import Holdout, PromotionGate
 from common_ml_utils.promotion_ledger import PromotionLedger
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.training_sets import TrainingSetStore
@@ -19,7 +19,7 @@ from src.data_loader import KEY, LABEL, load_labelled, split_holdout
 
 
 def gate(settings: ChurnTrainingSettings) -> None:
-    """Judge the challenger against the champion on the held-out subscribers and move the alias if it is better."""
+    """Judge the challenger against the champion on held-out subscribers; move the alias if it is better."""
     client = FeatureStoreClient(settings.feature_store_db)
     registry = ModelRegistry(settings.mlflow_tracking_uri)
     registry.check_reachable()
@@ -28,15 +28,15 @@ def gate(settings: ChurnTrainingSettings) -> None:
     def holdout_for(candidate: RegisteredBundle, challenger: RegisteredBundle) -> Holdout:
         return load_holdout(client, kept, candidate, challenger)
 
-    run_gate(
-        IDENTITY.model_name,
-        registry,
-        PromotionLedger(settings.decisions_db),
-        settings.gate,
-        holdout_for,
-        trained_into_holdout,
-        settings.reports_dir / IDENTITY.report / "gate.json",
-    )
+    PromotionGate(
+        model_name=IDENTITY.model_name,
+        registry=registry,
+        ledger=PromotionLedger(settings.decisions_db),
+        settings=settings.gate,
+        holdout_for=holdout_for,
+        saw_holdout=trained_into_holdout,
+        report=settings.reports_dir / IDENTITY.report / "gate.json",
+    ).run()
 
 
 def load_holdout(

@@ -1,4 +1,4 @@
-"""What is particular to the churn features once they come from the store: their ranges, and LightGBM's data set."""
+"""What is particular to the churn features once fetched: their ranges, and LightGBM's data set."""
 
 from __future__ import annotations
 

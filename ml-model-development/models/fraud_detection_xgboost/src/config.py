@@ -1,4 +1,4 @@
-"""Settings of the fraud model; environment names in docs/architecture.md and the table of this root's README."""
+"""Settings of the fraud model; the table of environment names is in this root's README."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ IDENTITY = ModelIdentity(
 class FraudHyperparameters(BaseModel):
     """XGBoost's parameters, chosen on weeks before the Handbook's test week, never on it.
 
-    Frauds are rare and their amounts extreme: 256 bins lose .03 average precision against exact splits, 4096 lose
-    none and are ten times faster.
+    Frauds are rare and their amounts extreme: 256 bins lose .03 average precision against exact splits, 4096
+    lose none and are ten times faster.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,8 +54,8 @@ class FraudWindows(BaseModel):
 class FraudCosts(BaseModel):
     """What the three actions cost, in the currency of the amounts; they decide the thresholds.
 
-    Approve: a fraud costs its amount. Review: an analyst's minutes, and the frauds that slip through. Decline: for
-    a good transaction the lost margin and a vexed customer.
+    Approve: a fraud costs its amount. Review: an analyst's minutes, and the frauds that slip through.
+    Decline: for a good transaction the lost margin and a vexed customer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""The fraud model's data: time intervals with the label delay between them, and point-in-time training sets."""
+"""The fraud model's data: time intervals with the label delay between them, point-in-time training sets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class FraudIntervals:
     |<------------- training ------------->| delay |<- holdout ->| delay | as_of
     |<-- fit -->| delay |<- validation --->|
     ```
-    Before `validation` and `holdout` lies one delay, so that their models see only labels known at their start.
+    Before `validation` and `holdout` lies one delay, so that their models see only labels known at their
+    start.
     """
 
     as_of: datetime
@@ -66,8 +67,8 @@ def resolve_intervals(
     training_start = max(loaded_from, training_end - timedelta(days=windows.training_days))
     if fit_end <= training_start:
         raise EmptyWindowError(
-            f"too few days for a training as of {as_of:%Y-%m-%d}: data begins on {first_day}, and validation, "
-            f"holdout and their label delays reach back to {fit_end:%Y-%m-%d}"
+            f"too few days for a training as of {as_of:%Y-%m-%d}: data begins on {first_day}, and "
+            f"validation, holdout and their label delays reach back to {fit_end:%Y-%m-%d}"
         )
     return FraudIntervals(
         as_of=as_of,

@@ -21,7 +21,7 @@ from common_ml_utils.evaluation_utils import (
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import ModelRegistry, RegisteredBundle
 from common_ml_utils.preprocessing import Preprocessing
-from common_ml_utils.promotion_gate import Holdout, run_gate
+from common_ml_utils.promotion_gate import Holdout, PromotionGate
 from common_ml_utils.promotion_ledger import PromotionLedger
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.reports import StepClock, measurement, write_html, write_report
@@ -46,7 +46,7 @@ TARGETS = {"auc_roc": 0.86, "average_precision": 0.60}
 
 
 def gate(settings: FraudTrainingSettings) -> None:
-    """Judge the challenger against the champion on the challenger's holdout and move the alias if it is better."""
+    """Judge the challenger against the champion on its holdout; move the alias if it is better."""
     client = FeatureStoreClient(settings.feature_store_db)
     registry = ModelRegistry(settings.mlflow_tracking_uri)
     registry.check_reachable()
@@ -55,15 +55,15 @@ def gate(settings: FraudTrainingSettings) -> None:
     def holdout_for(candidate: RegisteredBundle, challenger: RegisteredBundle) -> Holdout:
         return load_holdout(client, kept, candidate, challenger)
 
-    run_gate(
-        IDENTITY.model_name,
-        registry,
-        PromotionLedger(settings.decisions_db),
-        settings.gate,
-        holdout_for,
-        trained_into_holdout,
-        settings.reports_dir / IDENTITY.report / "gate.json",
-    )
+    PromotionGate(
+        model_name=IDENTITY.model_name,
+        registry=registry,
+        ledger=PromotionLedger(settings.decisions_db),
+        settings=settings.gate,
+        holdout_for=holdout_for,
+        saw_holdout=trained_into_holdout,
+        report=settings.reports_dir / IDENTITY.report / "gate.json",
+    ).run()
 
 
 def load_holdout(
@@ -116,7 +116,7 @@ def handbook(settings: FraudTrainingSettings) -> None:
 
 
 def load_handbook_split(client: FeatureStoreClient) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the Handbook's training and test transactions; cards known to be compromised are out of the test."""
+    """Return the Handbook's training and test rows; cards known to be compromised are out of the test."""
     first, last = client.loaded_days()
     if (last - first).days + 1 < HANDBOOK_TEST[1]:
         raise DataError(f"the Handbook's split needs {HANDBOOK_TEST[1]} days, {first} to {last} are loaded")
@@ -130,7 +130,7 @@ def load_handbook_split(client: FeatureStoreClient) -> tuple[pd.DataFrame, pd.Da
     training, test = (interval.rows(labelled) for interval in intervals)
     frauds = pd.DataFrame(
         client.query(
-            "SELECT DISTINCT customer_id, (tx_date - DATE '1970-01-01')::int AS day FROM labels.fct_fraud_labels"
+            "SELECT DISTINCT customer_id, tx_date - DATE '1970-01-01' AS day FROM labels.fct_fraud_labels"
             " WHERE is_fraud = 1 AND event_timestamp >= %s AND event_timestamp < %s",
             [intervals[0].start, intervals[1].end],
         ),

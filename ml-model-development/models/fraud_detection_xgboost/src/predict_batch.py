@@ -1,7 +1,7 @@
 """Score a day's transactions with the champion: `python -m src.predict_batch --date D`.
 
-Writes `scoring.batch_scores` of database `decisions`, one row a transaction. A rerun replaces the day's rows of the
-model in one transaction, so readers see the old scores or the new ones.
+Writes `scoring.batch_scores` of database `decisions`, one row a transaction. A rerun replaces the day's rows
+of the model in one transaction, so readers see the old scores or the new ones.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ CREATE TABLE IF NOT EXISTS scoring.batch_scores (
     PRIMARY KEY (model_name, data_date, entity_key)
 );
 """
-COLUMNS = "model_name, data_date, entity_key, model_version, bundle_sha256, entity_ids, request, features, score, scored_at"
+COLUMNS = (
+    "model_name, data_date, entity_key, model_version, bundle_sha256,"
+    " entity_ids, request, features, score, scored_at"
+)
 
 
 def predict_batch(settings: FraudTrainingSettings, day: date) -> int:

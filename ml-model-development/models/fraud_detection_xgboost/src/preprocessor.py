@@ -13,8 +13,8 @@ SECONDS_A_DAY = 86_400
 def check_ranges(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame, or raise SchemaMismatchError for a value no transaction can have.
 
-    Amounts and counts are not negative, windows of transactions include the transaction itself or are not negative, risks are shares, and a
-    longer window never counts less than a shorter one.
+    Amounts and counts are not negative, windows of transactions hold the transaction itself, risks are
+    shares, and a longer window never counts less than a shorter one.
     """
     problems = []
     for name in frame.columns:

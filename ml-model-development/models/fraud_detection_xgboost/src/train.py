@@ -50,7 +50,7 @@ class FraudTrainer(BaseModelTrainer):
         self.as_of = as_of
 
     def load(self) -> TrainingData:
-        """Fetch the training and the holdout interval; without `as_of`, as of the end of the last loaded day."""
+        """Fetch training and holdout interval; without `as_of`, as of the end of the last loaded day."""
         contract = self.client.contract(FEATURE_SERVICE)
         policy = self.client.label_policy(LABEL_NAME)
         first_day, last_day = self.client.loaded_days()
