@@ -99,13 +99,15 @@ def up(instance: Instance, apis: bool) -> int:
 
 
 def down(instance: Instance) -> int:
-    """Stop everything."""
-    if not instance.env_file.exists():
-        say("nothing to stop")
-        return 0
+    """Stop everything, also what still runs after its state was removed by hand."""
     began = time.monotonic()
     with locked(instance.lock_file):
-        stopped = existing(instance).down()
+        if instance.env_file.exists():
+            supervisor = existing(instance)
+        else:
+            nothing = dict.fromkeys(credentials.GENERATORS, "")
+            supervisor = supervisor_for(instance, ports.DEFAULT_PORTS, nothing)
+        stopped = supervisor.down()
     seconds = time.monotonic() - began
     say(f"stopped {', '.join(stopped)} in {seconds:.1f} s" if stopped else "nothing ran")
     return 0

@@ -90,7 +90,9 @@ def owned_by(owner: str, program: str = "", cwd: Path | None = None) -> list[psu
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
             marked = process.environ().get(OWNER_VARIABLE) == owner
-            if marked or (cwd and process.name() == program and process.cwd() == str(cwd)):
+            if marked or (
+                cwd and process.name() == program and process.cwd().removesuffix(" (deleted)") == str(cwd)
+            ):
                 found.append(process)
     return found
 

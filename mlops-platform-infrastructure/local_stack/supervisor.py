@@ -165,10 +165,12 @@ class Supervisor:
         for service in sorted(services, key=lambda service: service.stop_seconds):
             left = service.stop_seconds - (time.monotonic() - began)
             processes.wait_ended([p for name, p in running.items() if name == service.name], max(left, 0.0))
+        ran = []
         for service in services:
-            self._end_rest(service, members.get(service.name, []))
+            if self._end_rest(service, members.get(service.name, [])) or service.name in running:
+                ran.append(service.name)
             self._record_path(service.name).unlink(missing_ok=True)
-        return list(running)
+        return ran
 
     def down(self) -> list[str]:
         """Stop every service, those that need others first; returns the names of those that ran."""
@@ -197,15 +199,20 @@ class Supervisor:
         service = self.services[name]
         return processes.owned_by(self._owner(service), service.program, service.program_cwd)
 
-    def _end_rest(self, service: Service, known: Iterable[psutil.Process] = ()) -> None:
-        """End what a service left behind: known processes of its tree, and any that carry its mark."""
-        rest = {process.pid: process for process in [*known, *self.members(service.name)]}
+    def _end_rest(self, service: Service, known: Iterable[psutil.Process] = ()) -> bool:
+        """End what a service left behind: known processes of its tree, and any that carry its mark.
+
+        Returns whether there was any that carries the mark.
+        """
+        marked = self.members(service.name)
+        rest = {process.pid: process for process in [*known, *marked]}
         processes.send(rest.values(), signal.SIGKILL)
         left = processes.wait_ended(rest.values(), 10)
         if left:
             raise self._failure(service, f"processes {[process.pid for process in left]} can't be ended")
         for path in service.leftovers():
             path.unlink(missing_ok=True)
+        return bool(marked)
 
     def status(self) -> list[ServiceState]:
         """Return the state of each service, asking those that run for their health."""

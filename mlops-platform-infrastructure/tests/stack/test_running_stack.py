@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -366,6 +367,37 @@ def test_down_leaves_no_process_and_up_finds_all_data_and_ports_again(stack: Sta
     assert stack.s3().get_object(Bucket="data", Key="kept.txt")["Body"].read() == b"kept"
     assert consume(stack, "kept", 2) == [b"one", b"two"]
     assert "1 0.9 hello" in mlflow_client(stack, "-c", READ, str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to lower itself")
+def test_root_without_user_namespaces_runs_postgres_as_nobody(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unshare").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "unshare").chmod(0o755)
+    nobody = Stack(open_instance("it-nobody", stack.instance.local_dir))
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        try:
+            nobody.run("start", "postgres")
+            process = psutil.Process(nobody.states()["postgres"]["pid"])
+            assert process.uids().effective == 65534
+            nobody.run("kill", "postgres")
+            nobody.run("start", "postgres")
+            with nobody.database() as connection:
+                assert connection.execute("select 1").fetchone() == (1,)
+        finally:
+            nobody.run("reset", "--yes")
+
+
+def test_removing_the_state_by_hand_leaves_down_a_way_to_stop_it(stack: Stack) -> None:
+    careless = Stack(open_instance("it-careless", stack.instance.local_dir))
+    careless.run("up")
+    members = careless.processes()
+    shutil.rmtree(careless.instance.state_dir)
+    output = careless.run("down")
+    assert all(name in output for name in SERVERS)
+    assert processes.wait_ended(members, 0) == []
 
 
 def test_another_instance_runs_beside_it_on_other_ports(stack: Stack) -> None:

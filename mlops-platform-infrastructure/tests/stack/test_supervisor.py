@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -175,6 +176,18 @@ def test_a_service_deaf_to_the_polite_signal_is_killed(supervise: Supervise, mak
     pid = running_pid(supervisor)
     assert supervisor.down() == ["echo"]
     assert not psutil.pid_exists(pid)
+
+
+def test_a_service_whose_state_was_removed_by_hand_is_stopped_by_its_mark(
+    supervise: Supervise, make_service: Make, instance: Instance
+) -> None:
+    supervisor = supervise(make_service())
+    supervisor.up(["echo"])
+    (process,) = supervisor.members("echo")
+    shutil.rmtree(instance.state_dir)
+    assert supervisor.down() == ["echo"]
+    assert has_ended(process)
+    assert supervisor.down() == []
 
 
 def test_a_record_whose_process_id_was_given_away_stops_nobody(
