@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import jinja2
@@ -15,7 +15,7 @@ MORNING = datetime(2026, 11, 21, 1, 0, tzinfo=UTC)
 TRAINING = ["train_fraud_detection_xgboost", "train_customer_churn_lightgbm"]
 
 
-def render(template, *, logical_date=MORNING, run_after=MORNING, params=None, events=()):
+def render(template, *, logical_date=MORNING, run_after=MORNING, params=None, events=(), newest_first=False):
     """Render as Airflow does: strict, and `ds` as its filter of that name."""
     from airflow.sdk.execution_time import macros  # noqa: PLC0415
 
@@ -25,16 +25,16 @@ def render(template, *, logical_date=MORNING, run_after=MORNING, params=None, ev
         dag_run=SimpleNamespace(logical_date=logical_date, run_after=run_after),
         params={"date": None, "as_of": None} | (params or {}),
         macros=macros,
-        triggering_asset_events=_triggering(events),
+        triggering_asset_events=_triggering(events, newest_first),
     )
 
 
-def _triggering(extras):
+def _triggering(extras, newest_first):
     from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult  # noqa: PLC0415
     from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor  # noqa: PLC0415
 
     name = "fraud_batch_decisions"
-    return TriggeringAssetEventsAccessor.build(
+    events = [
         AssetEventDagRunReferenceResult(
             asset={"name": name, "uri": name, "extra": {}},
             extra=extra,
@@ -43,10 +43,11 @@ def _triggering(extras):
             source_run_id="r",
             source_map_index=-1,
             source_aliases=[],
-            timestamp=MORNING,
+            timestamp=MORNING + timedelta(minutes=minute),
         )
-        for extra in extras
-    )
+        for minute, extra in enumerate(extras)
+    ]
+    return TriggeringAssetEventsAccessor.build(events[::-1] if newest_first else events)
 
 
 @pytest.mark.parametrize("dag_id", TRAINING)
@@ -121,13 +122,14 @@ def test_the_moment_of_a_run_is_exact():
 
 def test_drift_is_checked_for_the_day_that_was_scored():
     assert render(EVENT_DAY, logical_date=None, events=[{"date": "2026-10-01"}]) == "2026-10-01"
-    assert (
-        render(EVENT_DAY, logical_date=None, events=[{"date": "2026-10-01"}, {"date": "2026-10-02"}])
-        == "2026-10-02"
-    )
-    assert render(EVENT_DAY, logical_date=None, events=[{}]) == "2026-11-20", (
-        "an event made by hand names no day"
-    )
+    by_hand = [{}]
+    assert render(EVENT_DAY, logical_date=None, events=by_hand) == "2026-11-20", "that event names no day"
+
+
+def test_of_several_events_the_newest_counts_whatever_their_order():
+    days = [{"date": "2026-10-01"}, {"date": "2026-10-02"}]
+    assert render(EVENT_DAY, logical_date=None, events=days) == "2026-10-02"
+    assert render(EVENT_DAY, logical_date=None, events=days, newest_first=True) == "2026-10-02"
 
 
 def test_replacing_the_data_set_rebuilds_every_table(dag_bag):

@@ -16,8 +16,9 @@ AS_OF = "{{ params.as_of or (" + _MOMENT + " | ds) ~ 'T00:00:00+00:00' }}"
 LAST_FULL_DAY = "{{ params.date or (" + _MOMENT + " - macros.timedelta(days=1)) | ds }}"
 
 # The day to check: the parameter `date`, else the day named by the newest event that started the run (a day
-# scored again long after is checked again), else the last full day.
+# scored again long after is checked again), else the last full day. A run's events come in no order.
 EVENT_DAY = (
-    "{% set days = triggering_asset_events.values() | sum(start=[]) | map(attribute='extra.date') | list %}"
+    "{% set events = triggering_asset_events.values() | sum(start=[]) | sort(attribute='timestamp') %}"
+    "{% set days = events | map(attribute='extra.date') | list %}"
     "{{ params.date or days | last | default((" + _MOMENT + " - macros.timedelta(days=1)) | ds, true) }}"
 )
