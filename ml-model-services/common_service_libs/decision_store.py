@@ -109,6 +109,8 @@ class DecisionStore:
         if row is None:
             return None
         row["reason_codes"], row["rules_fired"] = tuple(row["reason_codes"]), tuple(row["rules_fired"])
+        # jsonb writes a large double without a point, which reads as a whole number; features are doubles.
+        row["features"] = {k: float(v) if isinstance(v, int) else v for k, v in row["features"].items()}
         return DecisionRecord(**row)
 
     async def close(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -240,6 +242,8 @@ def _document_problems(app: FastAPI) -> None:
 def run(create_app: Callable[[], FastAPI], settings: BaseApiConfig) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are answered first."""
     configure_logging(settings.service_name, settings.log_level)
+    # uvicorn raises the signal again once everything is closed; an end that was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     uvicorn.run(
         create_app(),
         host=settings.service_host,

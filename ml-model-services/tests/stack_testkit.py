@@ -1,0 +1,221 @@
+"""What the integration tests share: the stack's settings and servers, bundles in its registry, a service process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import redis
+from service_testkit import KEY, REPOSITORY, Hash, write_keys
+
+ROOT = REPOSITORY / "ml-model-services"
+INFRASTRUCTURE = "mlops-platform-infrastructure"
+
+
+def setting(name: str) -> str:
+    """Return a setting of the running stack; a test without one fails and says what to do."""
+    value = os.environ.get(name)
+    if value is None:
+        raise AssertionError(
+            f"{name} is not set: integration tests run with the settings of a running stack, "
+            "`python -m local_stack exec -- make -C ../ml-model-services test-integration`"
+        )
+    return value
+
+
+def python_of(root: str) -> Path:
+    return Path(setting("LOCAL_DIR")) / "venvs" / root / "bin" / "python"
+
+
+def stack(action: str, service: str) -> None:
+    """Kill or start one server of the running stack."""
+    folder = Path(setting("SPOOL_DIR")).parent.name  # stack, or stack-<instance>
+    instance = ["--instance", folder.removeprefix("stack-")] if folder != "stack" else []
+    subprocess.run(
+        [python_of(INFRASTRUCTURE), "-m", "local_stack", *instance, action, service],
+        cwd=REPOSITORY / INFRASTRUCTURE, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+
+
+@contextmanager
+def killed(service: str) -> Iterator[None]:
+    """Kill a server of the stack, and start it again whatever happens."""
+    stack("kill", service)
+    try:
+        yield
+    finally:
+        stack("start", service)
+
+
+def conninfo() -> str:
+    return psycopg.conninfo.make_conninfo(
+        host=setting("DECISIONS_DB_HOST"),
+        port=setting("DECISIONS_DB_PORT"),
+        dbname=setting("DECISIONS_DB_NAME"),
+        user=setting("DECISIONS_DB_USER"),
+        password=setting("DECISIONS_DB_PASSWORD"),
+    )
+
+
+def redis_client() -> redis.Redis:
+    return redis.Redis(
+        setting("REDIS_HOST"), int(setting("REDIS_PORT")), password=setting("REDIS_PASSWORD")
+    )
+
+
+def fill_online_store(data: Mapping[bytes, Hash]) -> None:
+    client = redis_client()
+    for key, fields in data.items():
+        client.hset(key, mapping=fields)
+
+
+def empty_online_store(project: str) -> None:
+    client = redis_client()
+    for key in client.scan_iter(b"*" + project.encode()):
+        client.delete(key)
+
+
+REGISTER = """
+import sys
+import mlflow
+from mlflow.exceptions import MlflowException
+name, folder, sha256 = sys.argv[1:]
+client = mlflow.MlflowClient()
+experiment = mlflow.set_experiment("service-tests")
+with mlflow.start_run() as run:
+    mlflow.log_artifacts(folder, "model/artifacts/bundle")
+try:
+    client.create_registered_model(name)
+except MlflowException:
+    pass
+version = client.create_model_version(
+    name, f"{run.info.artifact_uri}/model", run.info.run_id, tags={"bundle_sha256": sha256}
+)
+client.set_registered_model_alias(name, "champion", version.version)
+print(version.version)
+"""
+
+
+def register(name: str, bundle: Path, sha256: str) -> int:
+    """Register a bundle in the stack's MLflow, give it the alias `champion`, and return its version."""
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTER, name, str(bundle), sha256],
+        env=os.environ | {"MLFLOW_TRACKING_URI": setting("MLFLOW_TRACKING_URI")},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return int(done.stdout.split()[-1])
+
+
+def unregister(name: str) -> None:
+    url = setting("MLFLOW_TRACKING_URI") + "/api/2.0/mlflow/registered-models/delete"
+    httpx.request("DELETE", url, json={"name": name}, timeout=10)
+
+
+class ServiceProcess:
+    """A service as the stack runs it: `python -m app.main` with the settings of the environment."""
+
+    def __init__(self, service: str, folder: Path, **settings: Any) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        self._service = ROOT / "services" / service
+        setting("REDIS_HOST")
+        self._environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "SERVICE_PORT": str(self.port),
+            "SPOOL_DIR": str(folder / "spool"),
+            "API_KEYS_FILE": str(write_keys(folder / "keys.json")),
+            "MODEL_POLL_SECONDS": "0.5",
+            **{name.upper(): str(value) for name, value in settings.items()},
+        }
+        self.http = httpx.Client(base_url=self.url, headers={"X-API-Key": KEY}, timeout=10)
+        self.start()
+
+    def start(self) -> None:
+        self._log = (self.folder / "service.log").open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "app.main"], cwd=self._service, env=self._environment, stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def wait(self, path: str = "/readyz", status: int = 200, seconds: float = 60) -> httpx.Response:
+        deadline = time.monotonic() + seconds
+        answer: httpx.Response | str = "no answer"
+        while time.monotonic() < deadline:
+            try:
+                answer = self.http.get(path)
+                if answer.status_code == status:
+                    return answer
+            except httpx.TransportError as error:
+                answer = str(error)
+            assert self._process.poll() is None, self.log()
+            time.sleep(0.1)
+        raise AssertionError(f"{path} is not {status} within {seconds} s: {answer}\n{self.log()}")
+
+    def log(self) -> str:
+        return (self.folder / "service.log").read_text()[-4000:]
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(10)
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(20)
+
+    def close(self) -> None:
+        self.http.close()
+        if self._process.poll() is None:
+            self.stop()
+        self._log.close()
+
+
+def recorded(request_ids: list[str]) -> dict[str, tuple[str, float | None]]:
+    """Return decision and score of those ids that are in the database."""
+    with psycopg.connect(conninfo()) as connection:
+        rows = connection.execute(
+            "select request_id, decision, score from decisions.decision_records where request_id = any(%s)",
+            (request_ids,),
+        ).fetchall()
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+def forget(prefix: str) -> None:
+    with psycopg.connect(conninfo()) as connection:
+        connection.execute(
+            "delete from decisions.decision_records where starts_with(request_id, %s)", (prefix,)
+        )
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:10]}"
+
+
+def feast_write(contract: dict[str, Any], project: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write rows through the Feast SDK, in the feature store's environment, and return what it reads back."""
+    address = f"{setting('REDIS_HOST')}:{setting('REDIS_PORT')},password={setting('REDIS_PASSWORD')}"
+    request = {"contract": contract, "project": project, "connection_string": address, "rows": rows}
+    done = subprocess.run(
+        [python_of("feature-store-management"), ROOT / "tests" / "feast_writer.py"],
+        input=json.dumps(request), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
+    return answers
+
+
