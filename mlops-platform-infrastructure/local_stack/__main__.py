@@ -83,7 +83,7 @@ def existing(instance: Instance) -> Supervisor:
 def settings_of(instance: Instance) -> dict[str, str]:
     """Return the settings of an instance; exits with a message when `up` has not made them yet."""
     if not instance.env_file.exists():
-        sys.exit(f"instance {instance.name!r} does not exist yet: `make up-local` or `python -m local_stack up` makes it")
+        sys.exit(f"instance {instance.name!r} does not exist yet: make up-local, or python -m local_stack up")
     return settings.read(instance.env_file)
 
 

@@ -292,6 +292,7 @@ def test_two_ups_at_once_start_one_stack(stack: Stack) -> None:
 
 def test_postgres_recovers_from_a_kill_under_load_and_mlflow_with_it(stack: Stack) -> None:
     with stack.database() as connection:
+        connection.execute("create schema if not exists raw")
         connection.execute("create table raw.kept as select i from generate_series(1, 100000) i")
     busy = stack.database()
     busy.execute("create table raw.lost as select i from generate_series(1, 100000) i")  # not committed

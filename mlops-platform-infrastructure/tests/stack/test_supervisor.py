@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 
 import psutil
@@ -194,10 +195,13 @@ def test_a_record_whose_process_id_was_given_away_stops_nobody(
     supervise: Supervise, make_service: Make, instance: Instance
 ) -> None:
     supervisor = supervise(make_service())
-    stranger = processes.ProcessRecord(os.getpid(), "an older boot 1", 0.0, "")
-    processes.save(instance.run_dir / "echo.json", stranger)
-    assert states(supervisor) == {"echo": "dead"}
-    assert supervisor.down() == []
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        record = processes.ProcessRecord(stranger.pid, "an older boot 1", 0.0, "")
+        processes.save(instance.run_dir / "echo.json", record)
+        assert states(supervisor) == {"echo": "dead"}
+        assert supervisor.down() == []
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 def test_services_start_after_what_they_need_and_stop_before_it(
