@@ -6,13 +6,12 @@ it: entity rows are asked for as of t - 1 microsecond, and t itself goes along a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import psycopg
@@ -21,7 +20,7 @@ from psycopg.rows import dict_row
 from tqdm import tqdm
 
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract, typed_feature
-from common_ml_utils.errors import EmptyWindowError, FeatureStoreError
+from common_ml_utils.errors import EmptyWindowError, FeatureStoreError, SchemaMismatchError
 from common_ml_utils.settings import DatabaseAddress
 
 PROJECT = "mlops_platform"
@@ -85,16 +84,27 @@ class EntityQuery:
         return query.as_string(None)
 
 
+class PointInTimeStore(Protocol):
+    """What the client needs of Feast."""
+
+    def feature_service(self, name: str) -> Any:
+        """Return a feature service with its `tags`; raises FeatureStoreError when it is not registered."""
+
+    def historical_features(self, service: Any, statement: str) -> pd.DataFrame:
+        """Return the statement's rows with the service's features as of each `event_timestamp`."""
+
+
 class FeatureStoreClient:
     """Reads the feature store; a failure to reach it is a FeatureStoreError that says where it was sought."""
 
-    def __init__(self, database: DatabaseAddress) -> None:
+    def __init__(self, database: DatabaseAddress, store: PointInTimeStore | None = None) -> None:
         self._database = database
-        self._store: Any = None
+        self._store = store
 
     def contract(self, service_name: str) -> PublishedContract:
         """Return the contract published with a feature service."""
-        tags = self._service(service_name).tags
+        with self._translated():
+            tags = self._point_in_time().feature_service(service_name).tags
         if "contract" not in tags:
             raise FeatureStoreError(f"feature service {service_name} carries no tag 'contract'")
         return PublishedContract.parse(tags["contract"])
@@ -135,15 +145,15 @@ class FeatureStoreClient:
         have the contract's types and `on_missing`; `event_timestamp` is the event's own time again. Rows of
         the feature tables that became known only after the event are left out.
         """
-        service = self._service(contract.service.name)
+        with self._translated():
+            store = self._point_in_time()
+            service = store.feature_service(contract.service.name)
         statements = [entities.statement(start, end) for start, end in windows]
         request_only = [
             f.name for f in contract.service.request if f.name not in contract.service.feature_names
         ]
-        with warnings.catch_warnings(), ThreadPoolExecutor(PARALLEL_QUERIES) as pool:
-            # Feast asks for the query's columns through pandas, which would rather have SQLAlchemy.
-            warnings.filterwarnings("ignore", message="pandas only supports SQLAlchemy", category=UserWarning)
-            fetched = pool.map(lambda statement: self._retrieve(service, statement), statements)
+        with self._translated(), ThreadPoolExecutor(PARALLEL_QUERIES) as pool:
+            fetched = pool.map(lambda statement: store.historical_features(service, statement), statements)
             progress = tqdm(fetched, desc=description, total=len(statements), unit="window", disable=None)
             parts = [part for part in progress if len(part)]
         if not parts:
@@ -152,6 +162,11 @@ class FeatureStoreClient:
             between = f"{windows[0][0]:%Y-%m-%d} and {windows[-1][1]:%Y-%m-%d}"
             raise EmptyWindowError(f"{'.'.join(entities.table)} has no {rows} between {between}")
         frame = pd.concat(parts, ignore_index=True)
+        absent = [name for name in contract.service.feature_names if name not in frame.columns]
+        if absent:
+            raise SchemaMismatchError(
+                f"{contract.service.name} did not give the contract's features {absent}"
+            )
         for feature in contract.service.features:
             frame[feature.name] = typed_feature(frame[feature.name], feature)
         for column in frame.select_dtypes("datetime"):
@@ -168,30 +183,10 @@ class FeatureStoreClient:
                 cursor.execute(statement, list(parameters))
                 return cursor.fetchall()
 
-    def _retrieve(self, service: Any, statement: str) -> pd.DataFrame:
-        with self._translated():
-            job = self._feast().get_historical_features(
-                entity_df=statement, features=service, filter_by_created_timestamp=True
-            )
-            return job.to_df()
-
-    def _service(self, name: str) -> Any:
-        from feast.errors import FeatureServiceNotFoundException
-
-        with self._translated():
-            try:
-                return self._feast().get_feature_service(name)
-            except FeatureServiceNotFoundException as error:
-                raise FeatureStoreError(
-                    f"feature service {name} is not in the registry: apply it first"
-                ) from error
-
-    def _feast(self) -> Any:
+    def _point_in_time(self) -> PointInTimeStore:
         """Return Feast's store, made at first use: its import takes seconds."""
         if self._store is None:
-            from feast import FeatureStore
-
-            self._store = FeatureStore(config=_repo_config(self._database))
+            self._store = FeastStore(self._database)
         return self._store
 
     @contextmanager
@@ -203,6 +198,32 @@ class FeatureStoreClient:
         except (psycopg.Error, SQLAlchemyError) as error:
             address = f"{self._database.host}:{self._database.port}/{self._database.name}"
             raise FeatureStoreError(f"the feature store at {address} failed: {str(error).strip()}") from error
+
+
+class FeastStore:
+    """Feast's SDK on its SQL registry and the PostgreSQL offline store."""
+
+    def __init__(self, database: DatabaseAddress) -> None:
+        from feast import FeatureStore
+
+        self._store = FeatureStore(config=_repo_config(database))
+
+    def feature_service(self, name: str) -> Any:
+        """Return a feature service of the registry."""
+        from feast.errors import FeatureServiceNotFoundException
+
+        try:
+            return self._store.get_feature_service(name)
+        except FeatureServiceNotFoundException as error:
+            message = f"feature service {name} is not in the registry: apply it first"
+            raise FeatureStoreError(message) from error
+
+    def historical_features(self, service: Any, statement: str) -> pd.DataFrame:
+        """Join the features, leaving out rows of feature tables that became known only later."""
+        job = self._store.get_historical_features(
+            entity_df=statement, features=service, filter_by_created_timestamp=True
+        )
+        return job.to_df()
 
 
 def day_windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:

@@ -73,7 +73,7 @@ def test_the_four_outcomes_at_a_threshold() -> None:
 
 
 def test_card_precision_counts_cards_once_a_day_and_drops_those_found() -> None:
-    # Day 1: cards 1 (highest .9) and 2 (.8) are the two most suspect; 1 is compromised -> 1/2, and 1 is blocked.
+    # Day 1: cards 1 (highest .9) and 2 (.8) are most suspect; 1 is compromised -> 1/2, and 1 is blocked.
     # Day 2: without card 1 (.99) the suspects are 3 and 2; both are compromised -> 2/2.
     days = np.array([1, 1, 1, 1, 2, 2, 2, 2])
     cards = np.array([1, 1, 2, 3, 1, 2, 3, 4])
@@ -145,6 +145,13 @@ def test_the_bootstrap_is_repeatable_and_draws_whole_groups() -> None:
     by_row = paired_bootstrap(labels, a, b, np.arange(90), weighted_auc_roc, resamples=100, seed=2)
     again = paired_bootstrap(labels, a, b, np.arange(90), weighted_auc_roc, resamples=100, seed=2)
     assert by_row == again
-    copies = [np.tile(values, 4) for values in (labels, a, b, np.arange(90))]
-    by_group = paired_bootstrap(*copies, weighted_auc_roc, resamples=100, seed=2)
+    by_group = paired_bootstrap(
+        np.tile(labels, 4),
+        np.tile(a, 4),
+        np.tile(b, 4),
+        np.tile(np.arange(90), 4),
+        weighted_auc_roc,
+        resamples=100,
+        seed=2,
+    )
     assert by_group.upper - by_group.lower == pytest.approx(by_row.upper - by_row.lower)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -28,34 +29,20 @@ QUERY = EntityQuery(
 )
 
 
-class Job:
-    def __init__(self, frame: pd.DataFrame) -> None:
-        self.frame = frame
-
-    def to_df(self) -> pd.DataFrame:
-        return self.frame.copy()
-
-
-class FakeFeast:
+@dataclass
+class FakeStore:
     """Answers every query with the same rows and remembers what was asked."""
 
-    def __init__(self, frame: pd.DataFrame, tags: dict[str, str]) -> None:
-        self.frame, self.tags, self.asked = frame, tags, list[dict[str, Any]]()
+    frame: pd.DataFrame
+    tags: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
 
-    def get_feature_service(self, name: str) -> FakeFeast:
+    def feature_service(self, name: str) -> FakeStore:
         return self
 
-    def get_historical_features(self, **arguments: Any) -> Job:
-        self.asked.append(arguments)
-        return Job(self.frame)
-
-
-def client_with(
-    frame: pd.DataFrame, tags: dict[str, str] | None = None
-) -> tuple[FeatureStoreClient, FakeFeast]:
-    client = FeatureStoreClient(NOWHERE)
-    client._store = FakeFeast(frame, tags or {})
-    return client, client._store
+    def historical_features(self, service: Any, statement: str) -> pd.DataFrame:
+        self.asked.append(statement)
+        return self.frame.copy()
 
 
 @pytest.fixture
@@ -94,41 +81,49 @@ def test_days_are_cut_into_windows_that_meet() -> None:
 def test_features_come_back_with_the_events_own_time_in_order(
     contract: PublishedContract, retrieved: pd.DataFrame, parcels: pd.DataFrame
 ) -> None:
-    client, feast = client_with(retrieved)
-    frame = client.features_as_of(contract, QUERY, [(DAY, DAY + timedelta(days=1))])
+    windows = day_windows(DAY, DAY + timedelta(days=1))
+    store = FakeStore(retrieved)
+    frame = FeatureStoreClient(NOWHERE, store).features_as_of(contract, QUERY, windows)
     assert frame["parcel_id"].tolist() == [0, 1, 2]
     assert frame["event_timestamp"].tolist() == parcels["event_timestamp"].head(3).tolist()
     assert frame["parcel_stops"].tolist() == [2.0, 0.0, 1.0]  # the null became the contract's default
     expected = ["parcel_id", "lost", "event_timestamp", "asked_at", *contract.service.feature_names]
     assert list(frame.columns) == expected
-    assert feast.asked[0]["filter_by_created_timestamp"] is True
+    assert store.asked == [QUERY.statement(*windows[0])]
 
 
 def test_a_null_where_the_contract_says_fail_is_refused(
     contract: PublishedContract, retrieved: pd.DataFrame
 ) -> None:
-    client, _ = client_with(retrieved.assign(parcel_weight_kg=None))
+    client = FeatureStoreClient(NOWHERE, FakeStore(retrieved.assign(parcel_weight_kg=None)))
     with pytest.raises(SchemaMismatchError, match="parcel_weight_kg"):
         client.features_as_of(contract, QUERY, [(DAY, DAY + timedelta(days=1))])
 
 
+def test_a_feature_the_store_does_not_give_is_named(
+    contract: PublishedContract, retrieved: pd.DataFrame
+) -> None:
+    client = FeatureStoreClient(NOWHERE, FakeStore(retrieved.drop(columns="parcel_carrier")))
+    with pytest.raises(SchemaMismatchError, match=r"did not give .* \['parcel_carrier'\]"):
+        client.features_as_of(contract, QUERY, [(DAY, DAY + timedelta(days=1))])
+
+
 def test_an_empty_window_says_which(contract: PublishedContract, retrieved: pd.DataFrame) -> None:
-    client, _ = client_with(retrieved.head(0))
-    with pytest.raises(
-        EmptyWindowError, match=r"labels\.fct_parcels has no rows with labels known at 2024-01-10"
-    ):
+    client = FeatureStoreClient(NOWHERE, FakeStore(retrieved.head(0)))
+    with pytest.raises(EmptyWindowError, match="fct_parcels has no rows with labels known at 2024-01-10"):
         client.features_as_of(contract, QUERY, day_windows(DAY, DAY + timedelta(days=2)))
 
 
 def test_the_contract_is_the_tag_of_the_feature_service(retrieved: pd.DataFrame) -> None:
     text = json.dumps(CONTRACT)
-    assert client_with(retrieved, {"contract": text})[0].contract("parcel_loss_v1").text == text
+    tagged = FakeStore(retrieved, {"contract": text})
+    assert FeatureStoreClient(NOWHERE, tagged).contract("parcel_loss_v1").text == text
     with pytest.raises(FeatureStoreError, match="no tag 'contract'"):
-        client_with(retrieved)[0].contract("parcel_loss_v1")
+        FeatureStoreClient(NOWHERE, FakeStore(retrieved)).contract("parcel_loss_v1")
 
 
 def test_a_database_that_does_not_answer_is_one_clear_error() -> None:
-    with pytest.raises(FeatureStoreError, match="127.0.0.1:1/feature_store failed") as caught:
+    with pytest.raises(FeatureStoreError, match=r"127\.0\.0\.1:1/feature_store failed") as caught:
         FeatureStoreClient(NOWHERE).dataset_id()
     assert "secret-password" not in str(caught.value)
 

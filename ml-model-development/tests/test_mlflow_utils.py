@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import RegistryError
-from common_ml_utils.mlflow_utils import PACKAGE, SCORING_MODULES, ModelRegistry, git_commit, signature_of
+from common_ml_utils.mlflow_utils import PACKAGE, SCORING_MODULES, ModelRegistry, git_commit
 
 
 def test_an_unreachable_registry_is_found_out_at_once() -> None:
@@ -33,17 +32,6 @@ def test_the_commit_says_when_files_differ_from_it(tmp_path: Path, monkeypatch: 
     assert git_commit(tmp_path) == "feed"
 
 
-def test_the_signature_is_the_feature_services_vector_in_order(contract: PublishedContract) -> None:
-    signature = signature_of(contract.service)
-    assert signature.inputs.input_names() == contract.service.feature_names
-    assert [str(kind) for kind in signature.inputs.input_types()] == [
-        "DataType.double",
-        "DataType.double",
-        "DataType.string",
-    ]
-    assert signature.outputs.input_names() == ["score"]
-
-
 def test_the_logged_code_is_all_that_scoring_imports() -> None:
     """The modules beside a model import nothing of this package that is not logged with them."""
     logged = {
@@ -52,7 +40,7 @@ def test_the_logged_code_is_all_that_scoring_imports() -> None:
     for module in (*SCORING_MODULES, "bundle_model.py"):
         tree = ast.parse((PACKAGE / module).read_text())
         imported = {
-            node.module.removeprefix("common_ml_utils.")
+            (node.module or "").removeprefix("common_ml_utils.")
             for node in ast.walk(tree)
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("common_ml_utils.")
         }

@@ -79,6 +79,7 @@ def gate(
     ledger: FakeLedger,
     parcels: pd.DataFrame,
     folder: Path,
+    *,
     settings: GateSettings = GATE,
     saw_holdout: bool = False,
 ) -> PromotionGate:
@@ -131,7 +132,7 @@ def test_a_worse_challenger_is_refused_with_both_figures(
 ) -> None:
     registry = FakeRegistry(staging=poor, champion=good)
     settings = GATE.model_copy(update={"floor": 0.0})
-    verdict = gate(registry, FakeLedger(), parcels, tmp_path, settings).run()
+    verdict = gate(registry, FakeLedger(), parcels, tmp_path, settings=settings).run()
     assert verdict.decision == "refuse"
     assert "not better" in verdict.reasons[0]
     assert registry.aliases[CHAMPION] is good

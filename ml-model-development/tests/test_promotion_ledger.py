@@ -70,6 +70,6 @@ def test_a_database_that_does_not_answer_is_a_ledger_error() -> None:
     nowhere = DatabaseAddress(
         host="127.0.0.1", port=1, name="decisions", user="u", password="secret-password"
     )
-    with pytest.raises(LedgerError, match="127.0.0.1:1/decisions") as caught:
+    with pytest.raises(LedgerError, match=r"127\.0\.0\.1:1/decisions") as caught:
         PromotionLedger(nowhere).rows()
     assert "secret-password" not in str(caught.value)
