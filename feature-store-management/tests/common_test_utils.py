@@ -303,7 +303,10 @@ def by_entity(rows: Iterable[Transaction], entity: str) -> dict[int, list[Transa
 
 
 def expected_vector(rows: list[Transaction], scored: Transaction) -> dict[str, float]:
-    """Return the fraud vector of a transaction from what happened strictly before it."""
+    """Return the fraud vector of a transaction from what happened strictly before it.
+
+    The mean is the contract's: the full days' sum, today's and the amount, added as doubles in this order.
+    """
     moment, midnight = scored.moment, scored.moment.normalize()
     customers = [row for row in rows if row.customer_id == scored.customer_id]
     terminals = [row for row in rows if row.terminal_id == scored.terminal_id]
@@ -313,15 +316,14 @@ def expected_vector(rows: list[Transaction], scored: Transaction) -> dict[str, f
         "tx_is_night": float(moment.hour <= 6),
     }
     for days in WINDOWS:
-        cents = {
-            name: [row.cents for row in own if midnight - days * DAY <= row.moment < moment]
-            for name, own in (("customer", customers), ("terminal", terminals))
-        }
-        vector[f"customer_tx_count_{days}d"] = len(cents["customer"]) + 1
-        vector[f"customer_tx_amount_mean_{days}d"] = (
-            (sum(cents["customer"]) + scored.cents) / 100 / (len(cents["customer"]) + 1)
-        )
-        vector[f"terminal_tx_count_{days}d"] = len(cents["terminal"]) + 1
+        full = [row.cents for row in window(customers, midnight, days)]
+        today = [row.cents for row in customers if midnight <= row.moment < moment]
+        count = len(full) + len(today) + 1
+        dollars = sum(full) / 100 + sum(today) / 100 + scored.cents / 100
+        vector[f"customer_tx_count_{days}d"] = count
+        vector[f"customer_tx_amount_mean_{days}d"] = dollars / count
+        at_terminal = [row for row in terminals if midnight - days * DAY <= row.moment < moment]
+        vector[f"terminal_tx_count_{days}d"] = len(at_terminal) + 1
         daily = full_day_totals(terminals, midnight, "terminal")
         for name in (f"terminal_labelled_tx_count_{days}d", f"terminal_fraud_risk_{days}d"):
             vector[name] = daily[name]
