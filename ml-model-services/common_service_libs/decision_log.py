@@ -30,6 +30,7 @@ SYNC_SECONDS = 0.02
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 RECENT_RECORDS = 5000
+EMPTY_ACTIVE_ABOVE_BYTES = 4 << 20
 
 
 class RecordStore(Protocol):
@@ -106,6 +107,7 @@ class DecisionLog:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._release_done(closing=True)
         self._spool.syncer()()
         self._spool.close()
         await self._sink.close()
@@ -152,7 +154,7 @@ class DecisionLog:
                     logger.warning(
                         "decisions stay in the spool", extra={"reason": str(error.__cause__ or error)}
                     )
-                    self._metrics.flushes.labels("unavailable").inc()
+                    self._metrics.flushes.at("unavailable").inc()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -160,11 +162,11 @@ class DecisionLog:
         payloads = [self._spool.read(position) for _, position in batch]
         try:
             inserted = await self._sink.insert(payloads)
-            self._metrics.flushed.labels("inserted").inc(inserted)
-            self._metrics.flushed.labels("already_there").inc(len(batch) - inserted)
+            self._metrics.flushed.at("inserted").inc(inserted)
+            self._metrics.flushed.at("already_there").inc(len(batch) - inserted)
         except RejectedRecords:
             await self._insert_one_by_one(payloads)
-        self._metrics.flushes.labels("done").inc()
+        self._metrics.flushes.at("done").inc()
         for (request_id, position), payload in zip(batch, payloads, strict=True):
             self._pending.popleft()
             if self._positions.get(request_id) == position:
@@ -181,20 +183,23 @@ class DecisionLog:
         for payload in payloads:
             try:
                 await self._sink.insert([payload])
-                self._metrics.flushed.labels("inserted").inc()
+                self._metrics.flushed.at("inserted").inc()
             except RejectedRecords as error:
                 self._reject(payload, str(error).splitlines()[0])
 
     def _reject(self, payload: bytes, reason: str) -> None:
         logger.error("a decision record was refused and set aside", extra={"reason": reason})
-        self._metrics.flushed.labels("rejected").inc()
+        self._metrics.flushed.at("rejected").inc()
         with self._rejected_file.open("ab") as file:
             file.write(payload + b"\n")
 
-    def _release_done(self) -> None:
+    def _release_done(self, *, closing: bool = False) -> None:
+        """Give up the segments that are wholly in the store; emptying the active one costs milliseconds."""
         for segment in [segment for segment, count in self._outstanding.items() if count <= 0]:
-            self._spool.release(segment)
-            del self._outstanding[segment]
+            large = self._spool.size_bytes > EMPTY_ACTIVE_ABOVE_BYTES or self._spool.full
+            if segment != self._spool.active_segment or large or closing:
+                self._spool.release(segment)
+                del self._outstanding[segment]
 
     # --- bringing the spool to the disk ---------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -63,6 +64,7 @@ def _sent(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in defaulted and name != DEFAULTED}
 
 
+@functools.lru_cache(maxsize=4096)  # most event times are one of a few midnights
 def rfc3339(seconds: float) -> str:
     """Return a time in seconds since the epoch as RFC 3339 in UTC, to the microsecond.
 

@@ -100,7 +100,7 @@ def serve(
         bundle=bundle,
         reader=FeatureReader(bundle.contract, project),
         vectors=VectorBuilder(bundle.contract),
-        engine=LabelEngine(policy, bundle.thresholds, lambda rule: metrics.rule_errors.labels(rule).inc()),
+        engine=LabelEngine(policy, bundle.thresholds, lambda rule: metrics.rule_errors.at(rule).inc()),
     )
 
 
@@ -128,7 +128,7 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
     score = model.bundle.score(vector.values)
     verdict = model.engine.decide(
         score=score,
-        features=dict(zip(model.bundle.contract.feature_names, vector.values, strict=True)),
+        features=dict(zip(model.bundle.feature_names, vector.values, strict=True)),
         request=request,
         status=online.status,
         degraded=degraded,
@@ -239,7 +239,7 @@ class DecisionService:
             requested_at=rfc3339(case.requested_at),
             entity_ids=dict(case.entity_ids),
             request=dict(case.request),
-            features=dict(zip(model.bundle.contract.feature_names, outcome.vector.values, strict=True)),
+            features=dict(zip(model.bundle.feature_names, outcome.vector.values, strict=True)),
             feature_status={
                 view: {
                     "status": status,
@@ -262,16 +262,16 @@ class DecisionService:
 
     def _count(self, model: ServedModel, online: OnlineFeatures, outcome: Outcome) -> None:
         metrics = self._metrics
-        metrics.decisions.labels(outcome.verdict.decision, model.version, self.policy.version).inc()
-        metrics.rungs.labels(outcome.rung).inc()
+        metrics.decisions.at(outcome.verdict.decision, str(model.version), str(self.policy.version)).inc()
+        metrics.rungs.at(outcome.rung).inc()
         if outcome.score is not None:
             metrics.scores.observe(outcome.score)
         for view, status in online.status.items():
-            metrics.feature_status.labels(view, status).inc()
+            metrics.feature_status.at(view, status).inc()
         for feature in outcome.vector.fallbacks:
-            metrics.fallbacks.labels(feature).inc()
+            metrics.fallbacks.at(feature).inc()
         for rule in outcome.verdict.rules_fired:
-            metrics.rule_hits.labels(rule).inc()
+            metrics.rule_hits.at(rule).inc()
 
     async def find(self, request_id: str) -> DecisionRecord:
         """Return a recorded decision; raises DecisionNotFound or DecisionStoreUnavailable."""

@@ -66,8 +66,8 @@ class MonitoringMiddleware:
     def _observe(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.requests.labels(method, route, str(status)).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
+        self._metrics.requests.at(method, route, str(status)).inc()
+        self._metrics.seconds.at(route).observe(seconds)
         level = logging.DEBUG if route in _QUIET else logging.INFO
         if logger.isEnabledFor(level):
             extra = {"request_id": request_id, "method": method, "route": route, "status": status}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,11 @@ class Bundle:
     thresholds: Mapping[str, float]
     encoder: Encoder
     scorer: Scorer
+
+    @functools.cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the vector, in order."""
+        return self.contract.feature_names
 
     def score(self, values: Sequence[FeatureValue]) -> float:
         """Return P(positive) of a vector in the contract's order."""

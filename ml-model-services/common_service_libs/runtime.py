@@ -90,7 +90,7 @@ class Runtime:
             alias=settings.model_alias,
             poll_seconds=settings.model_poll_seconds,
             install=self._install,
-            on_outcome=lambda outcome: self.metrics.swaps.labels(outcome).inc(),
+            on_outcome=lambda outcome: self.metrics.swaps.at(outcome).inc(),
         )
         self.watcher.restore()
         await self.link.open()

@@ -89,6 +89,7 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"logs": False},  # they would hold what clients sent
     )
     app.state.runtime = runtime
     app.state.api_keys = ApiKeys(runtime.settings.api_keys_file)

@@ -1,4 +1,4 @@
-"""What the integration tests share: the stack's settings and servers, bundles in its registry, a service process."""
+"""What the integration tests share: the stack and its servers, bundles in its registry, a service process."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def conninfo() -> str:
 
 
 def redis_client() -> redis.Redis:
-    return redis.Redis(
-        setting("REDIS_HOST"), int(setting("REDIS_PORT")), password=setting("REDIS_PASSWORD")
-    )
+    return redis.Redis(setting("REDIS_HOST"), int(setting("REDIS_PORT")), password=setting("REDIS_PASSWORD"))
 
 
 def fill_online_store(data: Mapping[bytes, Hash]) -> None:
@@ -217,5 +215,3 @@ def feast_write(contract: dict[str, Any], project: str, rows: list[dict[str, Any
     assert done.returncode == 0, done.stderr[-2000:]
     answers: list[dict[str, Any]] = json.loads(done.stdout)
     return answers
-
-

@@ -29,10 +29,10 @@ DAY = date(1999, 12, 31)
 BATCH_SCORES = """
 create schema if not exists scoring;
 create table if not exists scoring.batch_scores (
-    model_name text not null, data_date date not null, entity_key text not null, model_version integer not null,
-    bundle_sha256 text not null, entity_ids jsonb not null, request jsonb not null, features jsonb not null,
-    score double precision not null, scored_at timestamptz not null,
-    primary key (model_name, data_date, entity_key)
+    model_name text not null, data_date date not null, entity_key text not null,
+    model_version integer not null, bundle_sha256 text not null, entity_ids jsonb not null,
+    request jsonb not null, features jsonb not null, score double precision not null,
+    scored_at timestamptz not null, primary key (model_name, data_date, entity_key)
 );
 """
 
@@ -42,7 +42,9 @@ async def test_a_record_comes_back_exactly_and_is_inserted_once() -> None:
     store = DecisionStore(conninfo(), deadline=5)
     features = {"a": 0.1 + 0.2, "b": None, "c": "Month-to-month", "d": 5e-324, "e": 1e300}
     records = [
-        record(f"{prefix}-{i}", features=features, score=None if i == 0 else i / 7, rules_fired=("x", "shadow:y"))
+        record(
+            f"{prefix}-{i}", features=features, score=None if i == 0 else i / 7, rules_fired=("x", "shadow:y")
+        )
         for i in range(5)
     ]
     try:
@@ -124,7 +126,8 @@ def scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         connection.execute(BATCH_SCORES)
         _clear(connection)
         connection.cursor().executemany(
-            "insert into scoring.batch_scores values (%s, %s, %s, %s, %s, %s, %s, %s, %s, now())", _rows(sha256)
+            "insert into scoring.batch_scores values (%s, %s, %s, %s, %s, %s, %s, %s, %s, now())",
+            _rows(sha256),
         )
     yield
     with psycopg.connect(conninfo()) as connection:
@@ -146,7 +149,9 @@ def _decided() -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
-def test_a_day_is_decided_and_a_rerun_changes_nothing(scores: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_day_is_decided_and_a_rerun_changes_nothing(
+    scores: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--service", SERVICE, "--date", str(DAY)]
     assert main(arguments) == 0
     first = _decided()
@@ -157,7 +162,9 @@ def test_a_day_is_decided_and_a_rerun_changes_nothing(scores: None, capsys: pyte
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["decisions"] == {"approve": 1, "review": 2, "decline": 1}
     with psycopg.connect(conninfo()) as connection:
-        connection.execute("delete from scoring.batch_scores where data_date = %s and entity_key = '0'", (DAY,))
+        connection.execute(
+            "delete from scoring.batch_scores where data_date = %s and entity_key = '0'", (DAY,)
+        )
     assert main(arguments) == 0
     assert len(_decided()) == 3
 

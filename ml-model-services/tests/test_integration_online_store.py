@@ -42,7 +42,9 @@ async def test_every_value_that_feast_wrote_is_read_back_value_for_value(name: s
         if rng.random() < 0.9
     ]
     written = feast_write(document, project, rows)
-    expected = {(row["view"], row["entity"]): (row, answer) for row, answer in zip(rows, written, strict=True)}
+    expected = {
+        (row["view"], row["entity"]): (row, answer) for row, answer in zip(rows, written, strict=True)
+    }
     link = RedisLink(
         setting("REDIS_HOST"), int(setting("REDIS_PORT")), setting("REDIS_PASSWORD"),
         deadline=1, connect_deadline=2,
