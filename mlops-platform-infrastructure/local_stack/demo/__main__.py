@@ -1,0 +1,170 @@
+"""`python -m local_stack.demo`: the whole loop on one machine, ending in a summary and `demo.json`.
+
+Exit code: 0 the loop ran to its end, 1 a part failed (named, with its last lines), 2 wrong arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from local_stack import __main__ as stack
+from local_stack import health, settings
+from local_stack.demo import requests, summary
+from local_stack.instance import DEFAULT_INSTANCE, REPO_DIR, Instance, open_instance
+from local_stack.measure import PeakMemory, StageTimer
+from local_stack.supervisor import ServiceFailedError
+
+CHURN_DELAY_DAYS = 30
+READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is simulated; every scale covers the same 183 days, so that the Handbook's split exists."""
+
+    customers: int
+    terminals: int
+    days: int = 183
+
+
+SCALES = {"full": Scale(5000, 10000), "small": Scale(500, 1000)}
+
+
+class DemoError(Exception):
+    """A part of the loop failed; the message says which and why."""
+
+
+class Demo:
+    """One run of the loop against one instance of the stack, as of the last midnight (UTC)."""
+
+    def __init__(self, instance: Instance, scale: str, now: datetime) -> None:
+        self.instance = instance
+        self.scale = scale
+        self.today = now.date()
+        self.last_day = self.today - timedelta(days=1)
+        self.env = settings.read(instance.env_file)
+        self.landing = Path(self.env["DATA_DIR"]) / "landing" / "transactions"
+        self.reports = Path(self.env["REPORTS_DIR"])
+
+    def simulate(self) -> None:
+        """Simulate the card transactions up to yesterday into the landing folder, or reuse them."""
+        size = SCALES[self.scale]
+        options = {
+            "--customers": size.customers,
+            "--terminals": size.terminals,
+            "--days": size.days,
+            "--end-date": self.last_day,
+            "--out": self.landing,
+        }
+        words = [str(word) for option in options.items() for word in option]
+        self._run(
+            "feature-store-management",
+            ["-m", "data_transformation_pipelines.python_scripts_feast.simulate_transactions", *words],
+        )
+
+    def run_dags(self, *dags: str) -> dict[str, Any]:
+        """Run DAGs through Airflow as of today's midnight; returns states and durations of their tasks."""
+        durations = self.reports / "demo-dags.json"
+        durations.parent.mkdir(parents=True, exist_ok=True)
+        durations.unlink(missing_ok=True)
+        words = ["scripts/run_dag.py", *dags, "--logical-date", str(self.today), "--json", str(durations)]
+        self._run("mlops-orchestration-pipelines", words)
+        result: dict[str, Any] = json.loads(durations.read_text())
+        return result
+
+    def build_features(self) -> dict[str, Any]:
+        """Load, transform, apply and materialize; a data set other than the loaded one replaces it."""
+        snapshot = self.today - timedelta(days=CHURN_DELAY_DAYS + 1)
+        conf = {"replace_dataset": self._other_dataset(), "snapshot_date": str(snapshot)}
+        return self.run_dags(f"run_dbt_feast_models={json.dumps(conf)}", "materialize_feast_online_store")
+
+    def start_apis(self) -> None:
+        """Start the services and wait until each has loaded the champion and reached the online store."""
+        stack.up(self.instance, apis=True)
+        for name, address in self._addresses().items():
+            health.wait_http(f"{address}/readyz", READY_SECONDS, f"{name} API is not ready")
+
+    def ask(self) -> list[dict[str, Any]]:
+        """Send real requests to both services; returns them with their decisions."""
+        chosen = requests.pick_transactions(self.landing, self.last_day, self.today, frauds=2, good=6)
+        chosen += requests.pick_subscribers(6, subscribers=7043)
+        addresses = self._addresses()
+        return [requests.send(one, addresses[one.service], self.env["DEMO_API_KEY"]) for one in chosen]
+
+    def _addresses(self) -> dict[str, str]:
+        return {"fraud": self.env["FRAUD_API_URL"], "churn": self.env["CHURN_API_URL"]}
+
+    def _other_dataset(self) -> bool:
+        landed = json.loads((self.landing / "dataset.json").read_text())["dataset_id"]
+        return summary.loaded_dataset(self.env) not in (None, landed)
+
+    def _run(self, root: str, arguments: Sequence[str]) -> None:
+        python = self.instance.local_dir / "venvs" / root / "bin" / "python"
+        finished = subprocess.run(
+            [str(python), *arguments], cwd=REPO_DIR / root, env={**os.environ, **self.env}, check=False
+        )
+        if finished.returncode != 0:
+            raise DemoError(f"{root}: {' '.join(arguments[:3])} failed with exit code {finished.returncode}")
+
+
+def run_loop(instance: Instance, scale: str, now: datetime) -> dict[str, Any]:
+    """Run the loop and return the report that `demo.json` holds."""
+    timer = StageTimer(stack.say)
+    with PeakMemory(instance) as memory:
+        with timer.stage("start the stack"):
+            stack.up(instance, apis=False)
+        demo = Demo(instance, scale, now)
+        with timer.stage("simulate transactions"):
+            demo.simulate()
+        dags = {}
+        with timer.stage("build and materialize features"):
+            dags["features"] = demo.build_features()
+        with timer.stage("train and promote"):
+            dags["models"] = demo.run_dags("train_fraud_detection_xgboost", "train_customer_churn_lightgbm")
+        with timer.stage("start the services"):
+            demo.start_apis()
+        with timer.stage("decide"):
+            decisions = demo.ask()
+        with timer.stage("score the day and watch drift"):
+            dags["day"] = demo.run_dags("score_daily_transactions_fraud", "check_fraud_model_drift")
+    run = summary.Run(scale, demo.today, decisions, dags, timer.seconds, memory.peak_mb)
+    return summary.collect(demo.env, run)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo, print the summary, write `demo.json`."""
+    parser = argparse.ArgumentParser(prog="python -m local_stack.demo", description=__doc__)
+    parser.add_argument("--instance", default=DEFAULT_INSTANCE)
+    parser.add_argument("--scale", choices=sorted(SCALES), default="full")
+    options = parser.parse_args(arguments)
+    instance = open_instance(options.instance)
+    began = datetime.now(UTC)
+    try:
+        report = run_loop(instance, options.scale, began)
+    except (
+        DemoError,
+        requests.ApiError,
+        summary.MissingReportError,
+        ServiceFailedError,
+        TimeoutError,
+    ) as error:
+        print(f"\nThe demo stopped: {error}\nLogs: make logs, and {instance.logs_dir}", file=sys.stderr)
+        return 1
+    path = instance.reports_dir / "demo.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(summary.render(report))
+    print(f"\nThe same as JSON: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

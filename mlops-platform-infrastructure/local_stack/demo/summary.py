@@ -1,0 +1,188 @@
+"""What the demo tells at its end: one report, as data and as text a person can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+TABLES = {
+    "transactions": "raw.transactions",
+    "customer days": "features.fct_customer_daily",
+    "terminal days": "features.fct_terminal_daily",
+    "customer running totals": "features.fct_customer_today",
+    "terminal running totals": "features.fct_terminal_today",
+    "subscribers": "features.fct_subscriber_profile",
+}
+METRICS = {
+    "auc_roc": "AUC ROC",
+    "average_precision": "average precision",
+    "card_precision_100": "card precision@100",
+}
+FRAUD_MODEL = "fraud-detection-model"
+
+
+class MissingReportError(Exception):
+    """A command did not leave the report that the summary needs."""
+
+
+def connect(env: Mapping[str, str], prefix: str) -> psycopg.Connection:
+    """Connect to the database whose settings begin with `prefix`."""
+    return psycopg.connect(
+        host=env[f"{prefix}_HOST"],
+        port=env[f"{prefix}_PORT"],
+        dbname=env[f"{prefix}_NAME"],
+        user=env[f"{prefix}_USER"],
+        password=env[f"{prefix}_PASSWORD"],
+        connect_timeout=5,
+    )
+
+
+def loaded_dataset(env: Mapping[str, str]) -> str | None:
+    """Return the id of the loaded data set, None when nothing was loaded yet."""
+    with connect(env, "FEATURE_STORE_DB") as connection:
+        if connection.execute("select to_regclass('raw.dataset')").fetchone() == (None,):
+            return None
+        row = connection.execute("select dataset_id from raw.dataset").fetchone()
+        return row[0] if row else None
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return a report; raises MissingReportError when the command that writes it did not."""
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise MissingReportError(f"{path}: {error}") from None
+    return report
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the demo itself knows: the decisions it was given, task durations, seconds by stage, memory."""
+
+    scale: str
+    today: date
+    decisions: Sequence[Mapping[str, Any]]
+    dags: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    peak_mb: float
+
+
+def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
+    """Gather the demo's report from the tables and from what each command reported."""
+    reports = Path(env["REPORTS_DIR"])
+    data_date = max(
+        day for (day,) in _rows(env, "DECISIONS_DB", "select data_date from scoring.batch_scores")
+    )
+    drift = read_report(reports / "drift" / f"{FRAUD_MODEL}-{data_date}.json")
+    handbook = read_report(reports / "fraud" / "handbook.json")
+    ((frauds,),) = _rows(env, "FEATURE_STORE_DB", "select sum(is_fraud) from raw.transaction_labels")
+    rows = {name: _count(env, table) for name, table in TABLES.items()}
+    batch = _rows(
+        env,
+        "DECISIONS_DB",
+        "select decision, count(*) from decisions.batch_decisions where model_name = %s and data_date = %s"
+        " group by decision order by decision",
+        (FRAUD_MODEL, data_date),
+    )
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "scale": run.scale,
+        "today": run.today.isoformat(),
+        "transactions": rows["transactions"],
+        "frauds": int(frauds),
+        "rows": rows,
+        "fraud": {
+            **{name: handbook["metrics"][name] for name in METRICS},
+            "protocol": "Fraud Detection Handbook, single split",
+            "full_set": handbook["full_set"],
+            "published": handbook["published"]["XGBoost"],
+            **_model(reports / "fraud"),
+        },
+        "churn": {
+            "auc_roc": read_report(reports / "churn" / "train.json")["validation_mean"]["validation_auc_roc"],
+            "protocol": "5-fold cross-validation",
+            **_model(reports / "churn"),
+        },
+        "decisions": list(run.decisions),
+        "batch": {"data_date": str(data_date), "decisions": dict(batch)},
+        "drift": {
+            "verdict": drift["verdict"],
+            "report": str(reports / "drift" / f"{FRAUD_MODEL}-{data_date}.html"),
+        },
+        "dags": dict(run.dags),
+        "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
+        "seconds_total": round(sum(run.seconds.values()), 1),
+        "peak_rss_mb": round(run.peak_mb),
+        "addresses": {name: env[key] for name, key in ADDRESSES.items()},
+    }
+
+
+ADDRESSES = {"fraud API": "FRAUD_API_URL", "churn API": "CHURN_API_URL", "MLflow": "MLFLOW_TRACKING_URI"}
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    train, gate = read_report(folder / "train.json"), read_report(folder / "gate.json")
+    return {
+        "champion_version": gate["champion_after"],
+        "challenger_version": train["version"],
+        "holdout_metrics": train["metrics"],
+        "gate": {"verdict": gate["verdict"], "reasons": gate["reasons"]},
+    }
+
+
+def _rows(
+    env: Mapping[str, str], prefix: str, query: str, parameters: Sequence[Any] = ()
+) -> list[tuple[Any, ...]]:
+    with connect(env, prefix) as connection:
+        return connection.execute(query.encode(), parameters).fetchall()
+
+
+def _count(env: Mapping[str, str], table: str) -> int:
+    ((count,),) = _rows(env, "FEATURE_STORE_DB", f"select count(*) from {table}")  # noqa: S608 - names from TABLES
+    return int(count)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Return the report as text."""
+    lines = ["", f"What happened ({report['scale']} set, as of {report['today']} 00:00 UTC)", "=" * 72]
+    lines += [f"  {name:<28}{count:>12,}" for name, count in report["rows"].items()]
+    lines.append(f"  {'of the transactions, frauds':<28}{report['frauds']:>12,}")
+    lines += ["", "Fraud model on the Handbook's single split           here  published"]
+    fraud = report["fraud"]
+    for name, title in METRICS.items():
+        published = f"{fraud['published'][name]:.3f}" if fraud["full_set"] else "(full set only)"
+        lines.append(f"  {title:<46}{fraud[name]:>9.3f}  {published}")
+    lines.append(f"Churn model, {report['churn']['protocol']}: AUC ROC {report['churn']['auc_roc']:.3f}")
+    lines += ["", "The gate"]
+    for name in ("fraud", "churn"):
+        model = report[name]
+        lines.append(
+            f"  {name}: challenger is version {model['challenger_version']}: {model['gate']['verdict']}; "
+            f"champion is version {model['champion_version']}"
+        )
+        lines += [f"      {reason}" for reason in model["gate"]["reasons"]]
+    lines += ["", "Decisions", f"  {'known as':<32}{'score':>7}  {'decision':<9}{'ms':>6}  reasons"]
+    lines += [_decision(one) for one in report["decisions"]]
+    counted = ", ".join(f"{count:,} {decision}" for decision, count in report["batch"]["decisions"].items())
+    lines += [f"  Batch of {report['batch']['data_date']}: {counted}"]
+    lines += ["", f"Drift: {report['drift']['verdict']} ({report['drift']['report']})"]
+    stages = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
+    lines += [
+        "",
+        f"{report['seconds_total']:.0f} s in all: {stages}; peak memory {report['peak_rss_mb']:,} MB",
+    ]
+    lines += ["", "Still up (make status, make down):"]
+    lines += [f"  {name:<12}{address}" for name, address in report["addresses"].items()]
+    return "\n".join(lines)
+
+
+def _decision(one: Mapping[str, Any]) -> str:
+    score = "-" if one["score"] is None else f"{one['score']:.3f}"
+    reasons = ", ".join(one["reason_codes"]) or "-"
+    return f"  {one['known_as'][:31]:<32}{score:>7}  {one['decision']:<9}{one['latency_ms']:>6.1f}  {reasons}"

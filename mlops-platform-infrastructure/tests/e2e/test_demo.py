@@ -1,0 +1,190 @@
+"""The small demo, end to end, on a stack of its own; its numbers against an oracle computed apart."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import psycopg
+import pytest
+from oracle import FeatureOracle, read_landing
+
+from local_stack import settings
+from local_stack.demo import summary
+from local_stack.instance import Instance, open_instance
+
+pytestmark = pytest.mark.e2e
+INSTANCE = "e2e"
+HERE = Path(__file__).resolve()
+PLATFORM = HERE.parents[2]
+
+
+def stack(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=PLATFORM, check=False, text=True, capture_output=True
+    )
+
+
+def run_demo() -> dict[str, Any]:
+    finished = stack("local_stack.demo", "--instance", INSTANCE, "--scale", "small")
+    assert finished.returncode == 0, f"{finished.stdout[-6000:]}\n{finished.stderr[-3000:]}"
+    print(finished.stdout[finished.stdout.index("What happened") :])
+    report: dict[str, Any] = json.loads((open_instance(INSTANCE).reports_dir / "demo.json").read_text())
+    return report
+
+
+def processes_of(instance: Instance) -> list[psutil.Process]:
+    """Processes whose settings or command line name the instance's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), process.cwd(), process.environ().get("SPOOL_DIR", "")]
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and any(str(instance.state_dir) in word for word in words):
+            found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    opened = open_instance(INSTANCE)
+    assert stack("local_stack", "--instance", INSTANCE, "reset", "--yes").returncode == 0
+    yield opened
+    assert stack("local_stack", "--instance", INSTANCE, "down").returncode == 0
+    assert processes_of(opened) == []
+
+
+@pytest.fixture(scope="module")
+def demo(instance: Instance) -> dict[str, Any]:
+    return run_demo()
+
+
+@pytest.fixture(scope="module")
+def env(instance: Instance, demo: dict[str, Any]) -> dict[str, str]:
+    return settings.read(instance.env_file)
+
+
+@pytest.fixture(scope="module")
+def history(env: dict[str, str]) -> pd.DataFrame:
+    return read_landing(Path(env["DATA_DIR"]) / "landing" / "transactions")
+
+
+@pytest.fixture(scope="module")
+def oracle(history: pd.DataFrame) -> FeatureOracle:
+    return FeatureOracle(history)
+
+
+def query(env: dict[str, str], prefix: str, statement: str) -> list[dict[str, Any]]:
+    with summary.connect(env, prefix) as connection:
+        return connection.cursor(row_factory=psycopg.rows.dict_row).execute(statement.encode()).fetchall()
+
+
+def mismatches(expected: dict[str, float], found: dict[str, Any]) -> dict[str, tuple[float, Any]]:
+    """Features that differ by more than the last bits of a double; sums may be added in another order."""
+    assert set(expected) == set(found)
+    return {
+        name: (value, found[name])
+        for name, value in expected.items()
+        if found[name] is None or not math.isclose(value, found[name], rel_tol=1e-12, abs_tol=1e-12)
+    }
+
+
+def test_report_holds_what_it_promises(demo):
+    assert demo["transactions"] > 0
+    assert demo["frauds"] > 0
+    for metric in ("auc_roc", "average_precision", "card_precision_100"):
+        assert 0 < demo["fraud"][metric] <= 1
+    assert demo["churn"]["auc_roc"] >= 0.84
+    assert demo["fraud"]["champion_version"] == 1
+    assert demo["churn"]["champion_version"] == 1
+    assert demo["seconds"]
+    assert all(seconds >= 0 for seconds in demo["seconds"].values())
+    assert 0 < demo["peak_rss_mb"] < 6000
+    for one in demo["decisions"]:
+        assert {"request", "score", "decision", "reason_codes", "latency_ms"} <= set(one)
+
+
+def test_counts_equal_the_landed_files(demo, history):
+    assert demo["transactions"] == len(history)
+    assert demo["frauds"] == int(history["is_fraud"].sum())
+
+
+def test_dense_days_equal_the_oracles(demo, history):
+    last = history["tx_datetime"].max().normalize() + pd.Timedelta(days=1)
+    for key, name in (("customer_id", "customer days"), ("terminal_id", "terminal days")):
+        first = history.groupby(key)["tx_datetime"].min().dt.normalize()
+        assert demo["rows"][name] == int(((last - first).dt.days).sum()), name
+
+
+def test_batch_scores_rest_on_the_oracles_features(env, history, oracle):
+    scored = query(env, "DECISIONS_DB", "select entity_key, data_date, features from scoring.batch_scores")
+    day = pd.Timestamp(scored[0]["data_date"], tz="UTC")
+    of_day = history[history["tx_datetime"].dt.normalize() == day].set_index("transaction_id")
+    assert {int(row["entity_key"]) for row in scored} == set(of_day.index)
+    wrong = {}
+    for row in scored:
+        one = of_day.loc[int(row["entity_key"])]
+        expected = oracle.features(
+            one["customer_id"], one["terminal_id"], one["tx_datetime"], one["tx_amount"]
+        )
+        if found := mismatches(expected, row["features"]):
+            wrong[row["entity_key"]] = found
+    assert wrong == {}
+
+
+def test_served_vectors_equal_the_oracles(demo, env, oracle):
+    records = {
+        row["request_id"]: row
+        for row in query(env, "DECISIONS_DB", "select request_id, features from decisions.decision_records")
+    }
+    served = [one for one in demo["decisions"] if one["service"] == "fraud"]
+    assert len(served) >= 8
+    for one in served:
+        request = one["request"]
+        at = pd.Timestamp(request["tx_datetime"])
+        expected = oracle.features(request["customer_id"], request["terminal_id"], at, request["tx_amount"])
+        assert mismatches(expected, records[one["request_id"]]["features"]) == {}, one["known_as"]
+
+
+def test_every_decision_has_exactly_one_record(demo, env):
+    rows = query(env, "DECISIONS_DB", "select request_id, score, decision from decisions.decision_records")
+    recorded = {row["request_id"]: row for row in rows}
+    assert len(rows) == len(recorded) == len(demo["decisions"])
+    for one in demo["decisions"]:
+        assert recorded[one["request_id"]]["score"] == one["score"]
+        assert recorded[one["request_id"]]["decision"] == one["decision"]
+        assert one["explanation"]["score"] == pytest.approx(one["score"], abs=1e-6)
+
+
+def test_large_amounts_score_above_genuine_ones(demo):
+    fraud = [one for one in demo["decisions"] if one["service"] == "fraud"]
+    large = [one["score"] for one in fraud if one["known_as"] == "fraud: amount over 220"]
+    genuine = [one["score"] for one in fraud if one["known_as"] == "genuine"]
+    assert large
+    assert min(large) > max(genuine)
+
+
+def test_strangers_are_answered_and_flagged(demo):
+    (stranger,) = [one for one in demo["decisions"] if one["known_as"].startswith("unknown")]
+    assert set(stranger["feature_status"].values()) == {"missing"}
+
+
+def test_second_demo_compares_with_the_first_champion(demo, instance, env):
+    again = run_demo()
+    assert again["transactions"] == demo["transactions"]
+    assert again["fraud"]["challenger_version"] == 2
+    if date.fromisoformat(again["today"]) == date.fromisoformat(demo["today"]):
+        assert again["rows"] == demo["rows"]
+        assert again["fraud"]["gate"]["verdict"] == "refuse"
+        assert again["fraud"]["champion_version"] == 1
+    assert again["fraud"]["gate"]["reasons"]
