@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The orchestrator's own settings and Python paths; the first holds its database's password.
-_PRIVATE = re.compile(r"AIRFLOW|^PYTHONPATH$|^PYTHONHOME$|^VIRTUAL_ENV$")
+# The orchestrator's own settings (its database's password among them) and Python paths. A command may keep
+# its compiled modules whatever the orchestrator does: without them each start costs seconds more.
+_PRIVATE = re.compile(r"AIRFLOW|^(PYTHONPATH|PYTHONHOME|PYTHONDONTWRITEBYTECODE|VIRTUAL_ENV)$")
 _SETTING = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LINE_END = re.compile(r"\r\n|\n|\r")
