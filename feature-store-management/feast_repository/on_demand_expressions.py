@@ -1,7 +1,7 @@
 """The contract's expression language: a checked subset of Python's expressions over IEEE doubles, in NumPy.
 
-docs/architecture.md specifies the language ("Feature service contract"); contracts/expression_vectors.json has
-the values that every interpreter must give. Null is NaN.
+The language is specified in docs/architecture.md, "Feature service contract". Every interpreter must give the
+values of contracts/expression_vectors.json. Null is NaN.
 
 Feast stores this file's text in its registry beside the expressions (see `registered_source`), so that any
 environment with NumPy and pandas computes the same: import nothing else here.

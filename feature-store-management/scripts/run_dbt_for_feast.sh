@@ -8,14 +8,18 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 usage() {
   cat <<TEXT
 usage: $(basename "$0") [--from-date YYYY-MM-DD] [--full-refresh] [--unit-tests]
+       $(basename "$0") --freshness | --docs
 
   (no option)      rebuild from the first day whose raw rows are not those the tables were built from
   --from-date D    rebuild from day D on at the latest, even where its raw rows look unchanged
   --full-refresh   rebuild everything; needed after a change of the models themselves
   --unit-tests     run the models' unit tests too (they test the code, not the data)
+  --freshness      only check how old the newest raw rows are
+  --docs           only write the documentation of the tables, as one HTML page
 TEXT
 }
 
+action=build
 from_date=""
 unit_tests=""
 arguments=()
@@ -29,6 +33,8 @@ while (($# > 0)); do
     --from-date=*) from_date="${1#*=}" ;;
     --full-refresh) arguments+=(--full-refresh) ;;
     --unit-tests) unit_tests=yes ;;
+    --freshness) action=freshness ;;
+    --docs) action=docs ;;
     -h | --help)
       usage
       exit 0
@@ -71,4 +77,19 @@ state_dir="${DATA_DIR:+$DATA_DIR/dbt}"
 export DBT_TARGET_PATH="${DBT_TARGET_PATH:-${state_dir:-$project}/target}"
 export DBT_LOG_PATH="${DBT_LOG_PATH:-${state_dir:-$project}/logs}"
 
-dbt build --project-dir "$project" --profiles-dir "$profiles_dir" ${arguments[@]+"${arguments[@]}"}
+in_project=(--project-dir "$project" --profiles-dir "$profiles_dir")
+
+case "$action" in
+  build) dbt build "${in_project[@]}" ${arguments[@]+"${arguments[@]}"} ;;
+  freshness) dbt source freshness "${in_project[@]}" ;;
+  docs)
+    dbt docs generate --static "${in_project[@]}"
+    page="$DBT_TARGET_PATH/static_index.html"
+    if [[ -n "${REPORTS_DIR:-}" ]]; then
+      mkdir -p "$REPORTS_DIR/dbt"
+      cp "$page" "$REPORTS_DIR/dbt/index.html"
+      page="$REPORTS_DIR/dbt/index.html"
+    fi
+    echo "tables documented in $page"
+    ;;
+esac
