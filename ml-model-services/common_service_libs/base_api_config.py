@@ -16,7 +16,9 @@ Seconds = Annotated[float, Field(gt=0, le=600)]
 class DecisionSettings(BaseSettings):
     """What both doors need, the services and the batch door: decision database, registry, local folder."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", protected_namespaces=(), hide_input_in_errors=True
+    )
 
     decisions_db_host: str = "127.0.0.1"
     decisions_db_port: Port = 5432
@@ -60,7 +62,6 @@ class BaseApiConfig(DecisionSettings):
 
     model_name: str
     model_alias: str = "champion"
-    feature_service: str
     policy_file: Path
     model_poll_seconds: Seconds = 5.0
 

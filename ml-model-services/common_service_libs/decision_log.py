@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
+from common_service_libs.background import forever
 from common_service_libs.decision_record import DecisionRecord, decode, encode
 from common_service_libs.decision_store import RejectedRecords
 from common_service_libs.errors import DecisionStoreUnavailable, SpoolUnavailable
@@ -75,6 +77,7 @@ class DecisionLog:
         self._unsynced = asyncio.Event()
         self._synced: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._syncing = ThreadPoolExecutor(1, "spool-sync")
 
     @property
     def full(self) -> bool:
@@ -96,7 +99,7 @@ class DecisionLog:
         if self._pending:
             logger.info("decisions left in the spool", extra={"records": len(self._pending)})
             self._appended.set()
-        self._tasks = [asyncio.create_task(self._drain()), asyncio.create_task(self._sync())]
+        self._tasks = [asyncio.create_task(forever(work)) for work in (self._drain, self._sync)]
 
     async def close(self, deadline: float) -> None:
         """Drain for at most `deadline` seconds; what is left stays in the spool for the next process."""
@@ -107,6 +110,7 @@ class DecisionLog:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._syncing.shutdown()
         self._release_done(closing=True)
         self._spool.syncer()()
         self._spool.close()
@@ -218,7 +222,7 @@ class DecisionLog:
             self._unsynced.clear()
             waiters, self._synced = self._synced, None
             try:
-                await loop.run_in_executor(None, self._spool.syncer())
+                await loop.run_in_executor(self._syncing, self._spool.syncer())
             except OSError as error:
                 logger.error("the spool cannot be synced", extra={"reason": error.strerror})
                 if waiters is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -157,7 +157,7 @@ class DecisionService:
         self._metrics = metrics
         self._model: ServedModel | None = None
         self._running: dict[str, asyncio.Future[DecisionRecord]] = {}
-        self._replaying = threading.Lock()
+        self._replays = ThreadPoolExecutor(1, "replay")  # one: a scorer reuses its row
         self._replayed: Bundle | None = None
 
     @property
@@ -285,15 +285,19 @@ class DecisionService:
         record = await self.find(request_id)
         if record.score is None:
             raise NotExplainable("the decision was made by rules only, without a score")
-        return await asyncio.to_thread(self._explain, record, record.score)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._replays, self._explain, record, record.score)
+
+    def close(self) -> None:
+        """Take no more replays."""
+        self._replays.shutdown(wait=False, cancel_futures=True)
 
     def _explain(self, record: DecisionRecord, recorded_score: float) -> dict[str, Any]:
-        with self._replaying:  # one thread at a time: a scorer reuses its row
-            bundle = self._bundle_of(record)
-            names = bundle.contract.feature_names
-            values = as_values(names, record.features)
-            score = bundle.score(values)
-            *parts, base = bundle.contributions(values)
+        bundle = self._bundle_of(record)
+        names = bundle.feature_names
+        values = as_values(names, record.features)
+        score = bundle.score(values)
+        *parts, base = bundle.contributions(values)
         ranked = sorted(zip(names, values, parts, strict=True), key=lambda row: -abs(row[2]))
         reasons = reason_of_feature()
         return {

@@ -74,10 +74,13 @@ class RejectedRecords(Exception):
 async def within(deadline: float, work: Awaitable[T]) -> T:
     """Return what `work` returns; raise TimeoutError after `deadline` s, not waiting for its clean-up."""
     task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait({task}, timeout=deadline)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=deadline)
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(lambda late: late.cancelled() or late.exception())
     if not done:
-        task.cancel()
-        task.add_done_callback(lambda late: late.cancelled() or late.exception())
         raise TimeoutError
     return task.result()
 
@@ -114,9 +117,8 @@ class DecisionStore:
         return DecisionRecord(**row)
 
     async def close(self) -> None:
-        """End the connection."""
-        async with self._turn:
-            await self._drop()
+        """End the connection, and with it whatever still waits for an answer."""
+        await self._drop()
 
     async def _run(self, statement: str, parameters: tuple[Any, ...]) -> tuple[int, dict[str, Any] | None]:
         try:

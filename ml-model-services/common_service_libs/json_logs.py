@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from common_service_libs.decision_record import rfc3339
+from common_service_libs.decision_record import DecisionRecord, rfc3339
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
@@ -57,4 +57,16 @@ def hashed(entity_ids: Mapping[str, int]) -> dict[str, str]:
     return {
         name: hashlib.blake2b(f"{name}:{value}".encode(), digest_size=6).hexdigest()
         for name, value in entity_ids.items()
+    }
+
+
+def decision_fields(record: DecisionRecord) -> dict[str, Any]:
+    """Return what the log line of a request says about its decision."""
+    return {
+        "entities": hashed(record.entity_ids),
+        "decision": record.decision,
+        "reason_codes": record.reason_codes,
+        "degraded": record.degraded,
+        "model_version": record.model_version,
+        "policy_version": record.policy_version,
     }

@@ -6,7 +6,6 @@ be explained, while the registry is away.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import logging
@@ -16,6 +15,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROOT = Path(__file__).resolve().parent.parent
 KEPT_BUNDLES = 20
+ABANDONED_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class Registry(Protocol):
     def download(self, version: ModelVersion, folder: Path) -> None:
         """Put the artifacts of a version into `folder`; raises RegistryError."""
 
+    def close(self) -> None:
+        """Give up a download that is under way."""
+
 
 class MlflowRegistry:
     """The MLflow registry: one REST call for an alias, the client in a process of its own for a download."""
@@ -65,6 +70,7 @@ class MlflowRegistry:
         self._uri = tracking_uri.rstrip("/")
         self._deadline = deadline
         self._download_deadline = download_deadline
+        self._downloads: set[subprocess.Popen[bytes]] = set()
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
         """Return the version behind an alias, None if there is none; raises RegistryError."""
@@ -97,21 +103,24 @@ class MlflowRegistry:
         command = [sys.executable, "-m", "common_service_libs.fetch_bundle"]
         command += [version.name, str(version.version), str(folder)]
         environment = os.environ | {"MLFLOW_TRACKING_URI": self._uri, "PYTHONPATH": str(_ROOT)}
-        try:
-            subprocess.run(  # noqa: S603 - the command is our own
-                command,
-                env=environment,
-                cwd=_ROOT,
-                check=True,
-                capture_output=True,
-                timeout=self._download_deadline,
-            )
-        except subprocess.TimeoutExpired:
-            raise RegistryError(f"no download within {self._download_deadline:.0f} s") from None
-        except subprocess.CalledProcessError as error:
-            raise RegistryError(
-                f"download failed: {error.stderr.decode(errors='replace').strip()[-500:]}"
-            ) from None
+        with subprocess.Popen(  # noqa: S603 - the command is our own
+            command, env=environment, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            self._downloads.add(process)
+            try:
+                _, said = process.communicate(timeout=self._download_deadline)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise RegistryError(f"no download within {self._download_deadline:.0f} s") from None
+            finally:
+                self._downloads.discard(process)
+        if process.returncode != 0:
+            raise RegistryError(f"download failed: {said.decode(errors='replace').strip()[-500:]}")
+
+    def close(self) -> None:
+        """Give up a download that is under way."""
+        for process in list(self._downloads):
+            process.kill()
 
 
 def _credentials() -> dict[str, str]:
@@ -163,6 +172,9 @@ class BundleCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _forget_old(self) -> None:
+        for path in self._folder.glob(".download-*"):  # of a process that was killed
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
         folders = [path for path in self._folder.iterdir() if _SHA256.fullmatch(path.name)]
         for folder in sorted(folders, key=lambda path: path.stat().st_mtime)[:-KEPT_BUNDLES]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -210,9 +222,9 @@ class LastGood:
 class ModelWatcher:
     """Polls the alias and hands each new bundle to `install`; whatever fails, what is in service stays.
 
-    Polling, loading and checking happen in a thread; `install(folder, version)` ends in the swap of one
-    reference, which falls between two requests. A bundle that was refused is not tried
-    again until the alias names another version; a registry that was silent is asked again.
+    Polling, loading and checking happen in a thread of its own; `install(folder, version)` ends in the swap
+    of one reference, which falls between two requests. A bundle that was refused is not tried again until the
+    alias names another version; a registry that was silent is asked again.
     """
 
     def __init__(
@@ -237,6 +249,8 @@ class ModelWatcher:
         self._on_outcome = on_outcome
         self._settled: ModelVersion | None = None
         self._registry_up = True
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def restore(self) -> None:
         """Install the bundle that was last in service, if it is on the disk and is of this model."""
@@ -255,11 +269,25 @@ class ModelWatcher:
             self._on_outcome("refused")
             self._cache.discard(version.bundle_sha256)
 
-    async def watch(self) -> None:
-        """Poll until cancelled."""
-        while True:
-            await asyncio.to_thread(self.poll)
-            await asyncio.sleep(self._poll_seconds)
+    def start(self) -> None:
+        """Begin to poll, in a thread of its own."""
+        self._thread = threading.Thread(target=self._watch, name="model-watcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop polling; a download that is under way is given up."""
+        self._stopped.set()
+        self._registry.close()
+        if self._thread is not None:
+            self._thread.join(timeout=2)
+
+    def _watch(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.poll()
+            except Exception:
+                logger.exception("looking for a new bundle failed and is tried again")
+            self._stopped.wait(self._poll_seconds)
 
     def poll(self) -> None:
         """Ask once, and install what is new."""

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +28,8 @@ _HEADERS = [
 
 class MonitoringMiddleware:
     """Wraps every request; gives its state `request_id`, `request_id_sent`, `request_id_valid`, `started`.
+
+    An endpoint may put fields for the log line into the state as `log`.
 
     A request id that is not of the documented form is replaced, and `request_id_valid` is false.
     """
@@ -70,8 +73,14 @@ class MonitoringMiddleware:
         self._metrics.seconds.at(route).observe(seconds)
         level = logging.DEBUG if route in _QUIET else logging.INFO
         if logger.isEnabledFor(level):
-            extra = {"request_id": request_id, "method": method, "route": route, "status": status}
-            logger.log(level, "request", extra=extra | {"milliseconds": round(seconds * 1000, 3)})
+            extra: dict[str, Any] = {
+                "request_id": request_id,
+                "method": method,
+                "route": route,
+                "status": status,
+            }
+            extra |= {"milliseconds": round(seconds * 1000, 3), **scope["state"].get("log", {})}
+            logger.log(level, "request", extra=extra)
 
 
 def _sent_request_id(scope: Scope) -> str | None:

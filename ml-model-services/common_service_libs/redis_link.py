@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import hiredis
 
+from common_service_libs.background import forever
 from common_service_libs.errors import OnlineStoreError
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,9 @@ class RedisLink:
     async def open(self) -> None:
         """Make the first attempt to connect and go on in the background; a silent server is no error."""
         first = asyncio.Event()
-        self._keeper = asyncio.create_task(self._keep(first))
-        await first.wait()
+        self._keeper = asyncio.create_task(forever(lambda: self._keep(first)))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(first.wait(), 2 * self._connect_deadline)
 
     async def close(self) -> None:
         """End the connection and stop trying."""

@@ -48,7 +48,6 @@ class Runtime:
         )
         self._sink = sink
         self._lookup = lookup
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Claim the spool, connect, restore the last bundle and begin to watch; no server has to be up."""
@@ -94,16 +93,15 @@ class Runtime:
         )
         self.watcher.restore()
         await self.link.open()
-        self._tasks = [asyncio.create_task(self.watcher.watch())]
+        self.watcher.start()
 
     def _install(self, folder: Path, version: ModelVersion) -> None:
         self.decisions.swap(serve(folder, version, self.policy, self.settings.feast_project, self.metrics))
 
     async def close(self) -> None:
         """Stop watching, drain the log, give up connections and spool."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self.watcher.stop)
+        self.decisions.close()
         await self.link.close()
         await self.log.close(self.settings.shutdown_seconds)
 

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from common_service_libs import schemas
 from common_service_libs.auth_utils import HEADER, ApiKeys, api_key_header, require
+from common_service_libs.background import forever
 from common_service_libs.base_api_config import BaseApiConfig
 from common_service_libs.decision_record import rfc3339
 from common_service_libs.decision_service import ServedModel
@@ -73,7 +74,7 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        rotation = asyncio.create_task(app.state.api_keys.watch())
+        rotation = asyncio.create_task(forever(app.state.api_keys.watch))
         await runtime.open()
         try:
             yield
@@ -255,5 +256,4 @@ def run(create_app: Callable[[], FastAPI], settings: BaseApiConfig) -> None:
         date_header=True,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.shutdown_seconds) + 1,
-        h11_max_incomplete_event_size=16_384,
     )

@@ -26,13 +26,11 @@ from service_testkit import (
     PROJECT,
     REPOSITORY,
     TERMINAL,
-    contract,
     fraud_bundle,
     known_store,
     write_keys,
 )
 
-from common_service_libs.online_store import FeatureReader
 from common_service_libs.release_bundle import load_bundle
 
 SERVICE = REPOSITORY / "ml-model-services" / "services" / "fraud_detection_api"
@@ -125,6 +123,7 @@ def run(folder: Path, bundle: Path, sha256: str, sync: str) -> list[dict[str, ob
     environment = os.environ | {
         "SERVICE_PORT": str(port), "SPOOL_DIR": str(spool), "SPOOL_SYNC": sync, "LOG_LEVEL": "INFO",
         "API_KEYS_FILE": str(write_keys(folder / "keys.json")), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "FEAST_PROJECT": PROJECT,
         "PYTHONPATH": str(SERVICE.parents[1]),
     }  # fmt: skip
     log = (folder / f"{sync}.log").open("wb")
@@ -151,8 +150,6 @@ def run(folder: Path, bundle: Path, sha256: str, sync: str) -> list[dict[str, ob
 
 
 def main() -> None:
-    contract("fraud_detection_v1")
-    FeatureReader(contract("fraud_detection_v1"), PROJECT)
     client = online_store()
     for key, fields in known_store(NOW).items():
         client.hset(key, mapping=fields)

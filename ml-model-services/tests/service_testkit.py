@@ -32,7 +32,7 @@ from common_service_libs.model_registry import ModelVersion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTRACTS = REPOSITORY / "feature-store-management" / "contracts"
-PROJECT = "mlops_platform"
+PROJECT = "service_tests"
 SCOPES = ("fraud:predict", "fraud:read", "churn:predict", "churn:read", "model:read")
 KEY = "the-key-of-the-tests"
 NARROW_KEY = "a-key-that-may-only-read-the-model"
@@ -348,6 +348,9 @@ class FakeRegistry:
         self.downloads += 1
         shutil.copytree(self.versions[version.version][0], folder / "artifacts" / "bundle")
 
+    def close(self) -> None:
+        return None
+
 
 class FakeStore:
     """A decision store in memory; silent on demand, and it refuses records of the entity 666."""
@@ -395,6 +398,7 @@ def settings_for(folder: Path, redis: FakeRedis | None = None, **changes: Any) -
         "spool_dir": folder / "spool",
         "api_keys_file": write_keys(folder / "keys.json"),
         "redis_port": redis.port if redis else 9,
+        "feast_project": PROJECT,
         "model_poll_seconds": 0.02,
         "shutdown_seconds": 0.5,
     } | changes

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import logging
@@ -8,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from service_testkit import KEY, NARROW_KEY, write_keys
 
 from common_service_libs import errors
 from common_service_libs.auth_utils import ApiKeys
+from common_service_libs.background import forever
+from common_service_libs.base_api_config import DecisionSettings
 from common_service_libs.error_handlers import PROBLEMS
 from common_service_libs.json_logs import JsonFormatter, hashed
 
@@ -103,3 +107,37 @@ def test_entity_ids_are_hashed_for_logs() -> None:
     assert hashed({"customer_id": 596}) == hashed({"customer_id": 596})
     assert "596" not in json.dumps(hashed({"customer_id": 596}))
     assert hashed({"customer_id": 1}) != hashed({"terminal_id": 1})
+
+
+def test_a_missing_setting_is_named_and_no_secret_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "SPOOL_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DECISIONS_DB_PASSWORD", "a-secret-password")
+    with pytest.raises(ValidationError) as caught:
+        DecisionSettings()
+    assert "mlflow_tracking_uri" in str(caught.value)
+    assert "a-secret-password" not in str(caught.value)
+    settings = DecisionSettings(mlflow_tracking_uri="http://x", spool_dir=tmp_path)
+    assert "a-secret-password" not in repr(settings)
+    assert "a-secret-password" in settings.decisions_conninfo()
+
+
+def test_background_work_is_begun_again_after_an_unforeseen_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("common_service_libs.background.PAUSE_SECONDS", 0)
+    runs = 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 3:
+            raise asyncio.CancelledError
+        raise ValueError("unforeseen")
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(forever(work))
+    assert runs == 3
+    assert caplog.text.count("unforeseen") >= 2

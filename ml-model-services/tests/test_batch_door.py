@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from service_testkit import CUSTOMER, NOON, TERMINAL, contract, known_store
+from service_testkit import CUSTOMER, NOON, PROJECT, TERMINAL, contract, known_store
 
 from common_service_libs.batch_door import SERVICES, BatchScore, decide, main
 from common_service_libs.decision_service import Case, ServedModel, judge
@@ -22,7 +22,7 @@ def _served(bundle_folder) -> ServedModel:
     return ServedModel(
         version=1,
         bundle=bundle,
-        reader=FeatureReader(bundle.contract, "mlops_platform"),
+        reader=FeatureReader(bundle.contract, PROJECT),
         vectors=VectorBuilder(bundle.contract),
         engine=LabelEngine(POLICY, bundle.thresholds),
     )
@@ -33,7 +33,7 @@ def _online(model: ServedModel) -> OnlineFeatures:
     store = known_store()
     replies = []
     for entity, value in (("customer", CUSTOMER), ("terminal", TERMINAL)):
-        key = entity_key(f"{entity}_id", value, "mlops_platform")
+        key = entity_key(f"{entity}_id", value, PROJECT)
         fields = []
         for view in model.bundle.contract.views:
             if view.entity == entity:

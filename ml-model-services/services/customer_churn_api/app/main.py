@@ -10,6 +10,7 @@ from app.core.config import ChurnApiConfig
 from app.core.model_handler import ModelHandler
 from app.dependencies import SCOPE, authorized_subscriber
 from app.schemas import ChurnReply, ChurnRequest
+from common_service_libs.json_logs import decision_fields
 from common_service_libs.runtime import Runtime
 from common_service_libs.service_app import add_predict_route, add_shared_routes, base_app, json_response, run
 
@@ -29,6 +30,7 @@ def create_app(settings: ChurnApiConfig, runtime: Runtime | None = None) -> Fast
         record = await handler.predict(
             subscriber, state.request_id, id_sent=state.request_id_sent, started=state.started
         )
+        state.log = decision_fields(record)
         return json_response(to_reply(record, runtime.policy.name))
 
     add_predict_route(app, predict, request_schema=ChurnRequest.model_json_schema(), reply=ChurnReply)

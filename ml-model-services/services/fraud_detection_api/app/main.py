@@ -10,6 +10,7 @@ from app.core.config import FraudApiConfig
 from app.core.model_handler import ModelHandler
 from app.dependencies import SCOPE, authorized_transaction
 from app.schemas import FraudReply, FraudRequest
+from common_service_libs.json_logs import decision_fields
 from common_service_libs.runtime import Runtime
 from common_service_libs.service_app import add_predict_route, add_shared_routes, base_app, json_response, run
 
@@ -31,6 +32,7 @@ def create_app(settings: FraudApiConfig, runtime: Runtime | None = None) -> Fast
         record = await handler.predict(
             transaction, state.request_id, id_sent=state.request_id_sent, started=state.started
         )
+        state.log = decision_fields(record)
         return json_response(to_reply(record, runtime.policy.name))
 
     add_predict_route(app, predict, request_schema=FraudRequest.model_json_schema(), reply=FraudReply)

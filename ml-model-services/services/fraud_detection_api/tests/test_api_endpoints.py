@@ -25,6 +25,7 @@ from service_testkit import (
     until,
 )
 
+from common_service_libs.json_logs import hashed
 from common_service_libs.runtime import Runtime
 from common_service_libs.schemas import DecisionDocument, Explanation, ModelDocument, Readiness
 
@@ -368,7 +369,9 @@ async def test_no_key_and_no_entity_id_is_logged(service: Service, caplog: pytes
     await service.predict(customer_id=987654321)
     await service.predict(tx_amount="987654321")
     text = "".join(f"{record.getMessage()} {vars(record)}" for record in caplog.records)
-    assert "request" in text
+    decided = next(record for record in caplog.records if hasattr(record, "decision"))
+    assert decided.entities == hashed({"customer_id": 987654321, "terminal_id": TERMINAL})
+    assert decided.status == 200
     assert KEY not in text
     assert "987654321" not in text
 

@@ -35,16 +35,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     unregister(name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def online_store() -> Iterator[None]:
     fill_online_store(known_store())
     yield
     redis_client().delete(*known_store())
 
 
-@pytest.fixture
-def service(tmp_path: Path, model: str, online_store: None) -> Iterator[ServiceProcess]:
-    process = ServiceProcess("fraud_detection_api", tmp_path, model_name=model, feast_project=PROJECT)
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, model: str, online_store: None
+) -> Iterator[ServiceProcess]:
+    folder = tmp_path_factory.mktemp("service")
+    process = ServiceProcess("fraud_detection_api", folder, model_name=model, feast_project=PROJECT)
     try:
         process.wait()
         yield process
@@ -126,7 +129,6 @@ def test_a_decision_through_the_real_stack(service: ServiceProcess) -> None:
     assert explanation["reproduced"] is True
     document = service.http.get(f"/decisions/{request_id}").json()
     assert document["entity_ids"] == {"customer_id": CUSTOMER, "terminal_id": TERMINAL}
-    assert service.stop() == 0
     forget(request_id)
 
 
@@ -173,7 +175,7 @@ def test_killing_the_database_holds_up_no_decision_and_loses_none(service: Servi
 
 def test_killing_the_service_itself_loses_no_acknowledged_decision(service: ServiceProcess) -> None:
     load = Load(service)
-    for _ in range(3):
+    for _ in range(2):
         load.wait_for(50)
         service.kill()
         service.start()
@@ -210,3 +212,8 @@ def test_a_new_champion_in_the_registry_is_taken_into_service(
         assert time.monotonic() < deadline, service.log()
         time.sleep(0.1)
     assert document["bundle_sha256"] == sha256
+
+
+def test_an_end_that_was_asked_for_is_clean_and_leaves_nothing_in_the_spool(service: ServiceProcess) -> None:
+    assert service.stop() == 0
+    assert list((service.folder / "spool").rglob("*.wal")) == []

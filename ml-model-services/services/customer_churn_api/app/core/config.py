@@ -15,5 +15,4 @@ class ChurnApiConfig(BaseApiConfig):
     service_name: str = "customer_churn_api"
     service_port: Port = 8002
     model_name: str = "churn-prediction-model"
-    feature_service: str = "customer_churn_v1"
     policy_file: Path = POLICIES / "customer_churn.yaml"

@@ -15,5 +15,4 @@ class FraudApiConfig(BaseApiConfig):
     service_name: str = "fraud_detection_api"
     service_port: Port = 8001
     model_name: str = "fraud-detection-model"
-    feature_service: str = "fraud_detection_v1"
     policy_file: Path = POLICIES / "fraud_detection.yaml"
