@@ -250,9 +250,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     options = parser().parse_args(arguments)
     try:
-        return run(open_instance(options.instance), options)
+        code = run(open_instance(options.instance), options)
+        sys.stdout.flush()
+        return code
     except EXPECTED as error:
         print(f"\n{error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted; what was started keeps running until `down`", file=sys.stderr)

@@ -123,9 +123,19 @@ def _ended(process: psutil.Process) -> bool:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)  # our own child stays a zombie until it is waited for
     try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        return not process.is_running() or (
+            process.status() == psutil.STATUS_ZOMBIE and _threads(process) < 2
+        )
     except psutil.NoSuchProcess:
         return True
+
+
+def _threads(process: psutil.Process) -> int:
+    """Return how many threads a process has. While any but the first ends, files and ports stay open."""
+    try:
+        return len(os.listdir(f"/proc/{process.pid}/task"))
+    except FileNotFoundError:
+        return 0  # it ended, or this system has no /proc
 
 
 def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:

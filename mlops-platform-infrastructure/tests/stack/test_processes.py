@@ -97,3 +97,18 @@ def test_memory_of_processes_is_summed_and_an_ended_one_counts_nothing(
     child.kill()
     child.wait()
     assert processes.memory_bytes([process]) == 0
+
+
+def test_a_process_is_not_ended_while_one_of_its_threads_still_ends(
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = psutil.Process(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    monkeypatch.setattr(
+        os, "waitpid", lambda pid, options: (0, 0)
+    )  # as if another's child: it stays a zombie
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", lambda path: ["1", "2"])
+        assert processes.wait_ended([process], 0.1) == [process]
+    assert processes.wait_ended([process], 5) == []
