@@ -6,6 +6,7 @@ it: entity rows are asked for as of t - 1 microsecond, and t itself goes along a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -152,7 +153,13 @@ class FeatureStoreClient:
         request_only = [
             f.name for f in contract.service.request if f.name not in contract.service.feature_names
         ]
-        with self._translated(), ThreadPoolExecutor(PARALLEL_QUERIES) as pool:
+        with (
+            self._translated(),
+            warnings.catch_warnings(),
+            ThreadPoolExecutor(PARALLEL_QUERIES) as pool,
+        ):
+            # Feast asks for the query's columns through pandas, which would rather have SQLAlchemy.
+            warnings.filterwarnings("ignore", message="pandas only supports SQLAlchemy", category=UserWarning)
             fetched = pool.map(lambda statement: store.historical_features(service, statement), statements)
             progress = tqdm(fetched, desc=description, total=len(statements), unit="window", disable=None)
             parts = [part for part in progress if len(part)]

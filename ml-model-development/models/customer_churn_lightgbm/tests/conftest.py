@@ -53,7 +53,9 @@ def make_subscribers(rows: int = 900, seed: int = 4) -> pd.DataFrame:
             "subscriber_is_senior": rng.integers(0, 2, rows).astype(float),
             "subscriber_tenure_months": tenure.astype(float),
             "subscriber_contract": contract,
-            "subscriber_payment_method": rng.choice(["Electronic check", "Mailed check", None], rows),
+            "subscriber_payment_method": rng.choice(
+                np.array(["Electronic check", "Mailed check", None], dtype=object), rows
+            ),
             "subscriber_monthly_charges_usd": rng.gamma(4, 15, rows),
             "churned": (rng.random(rows) < risk).astype(int),
             "label_known_at": SNAPSHOT + pd.Timedelta(days=30),
