@@ -107,7 +107,7 @@ class Console:
                 seconds = time.monotonic() - start
                 text = f"  {task_id:<28} {'running':<12} {seconds:7.1f} s  {self._line}"
                 if self._live:
-                    width = os.get_terminal_size(self._out.fileno()).columns
+                    width = os.get_terminal_size(self._out.fileno()).columns or 80
                     self._out.write(f"\r\033[K{text[: width - 1]}")
                     self._out.flush()
                 elif seconds >= pause:
