@@ -285,6 +285,7 @@ def main() -> int:
     console = Console(_divert_output(log))
     for old in sorted(folder.glob("*.log"))[:-_KEPT_LOGS]:
         old.unlink(missing_ok=True)
+    console.say("starting Airflow")
     try:
         return run_all(requests, arguments.logical_date or midnight, arguments.retries, console, on_result)
     except KeyboardInterrupt:
