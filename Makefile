@@ -1,5 +1,7 @@
 # The whole platform from one place. Every verb calls the same verb of the six roots, or a command of the embedded stack.
 .DEFAULT_GOAL := help
+# Without bytecode caches every start compiles its imports again: seconds for Airflow, Feast and MLflow.
+unexport PYTHONDONTWRITEBYTECODE
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
