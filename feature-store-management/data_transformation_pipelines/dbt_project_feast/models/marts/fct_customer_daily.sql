@@ -11,8 +11,13 @@
 {#- A changed day enters the windows of the days after it; the first of these reaches 30 days back. -#}
 {%- set changed_day = first_changed_day('transactions_fingerprint') %}
 
-with daily_totals as (
+with all_daily_totals as (
     select * from {{ ref('int_customer_daily_totals') }}
+),
+
+daily_totals as (
+    select * from all_daily_totals
+    where tx_date >= {{ changed_day }} - 29
 ),
 
 calendar as (
@@ -23,7 +28,7 @@ customers as (
     select
         customer_id,
         min(tx_date) as first_day
-    from daily_totals
+    from all_daily_totals
     group by customer_id
 ),
 

@@ -12,12 +12,18 @@
     from the day they mature, which is later still. -#}
 {%- set changed_day = first_changed_day(fingerprint_of_matured_labels()) %}
 
-with daily_totals as (
+with all_daily_totals as (
     select * from {{ ref('int_terminal_daily_totals') }}
+),
+
+daily_totals as (
+    select * from all_daily_totals
+    where tx_date >= {{ changed_day }} - 29
 ),
 
 daily_labels as (
     select * from {{ ref('int_terminal_daily_labels') }}
+    where matured_date >= {{ changed_day }} - 29
 ),
 
 calendar as (
@@ -28,7 +34,7 @@ terminals as (
     select
         terminal_id,
         min(tx_date) as first_day
-    from daily_totals
+    from all_daily_totals
     group by terminal_id
 ),
 
