@@ -126,6 +126,10 @@ def test_a_comparison_with_null_is_not_true_but_the_rest_of_the_rule_counts(null
     features = {"terminal_fraud_risk_7d": null, "tx_amount": 1.0}
     assert decide(policy, features=features).rules_fired == ()
     assert decide(policy, features=features, request={"tx_amount": 11.0}).rules_fired == ("either",)
+    failed: list[str] = []
+    engine = LabelEngine(policy, {"review": 0.5}, failed.append)
+    engine.decide(score=0.1, features=features, request={"tx_amount": 1.0}, status={}, degraded=False)
+    assert failed == [], "null is no failure of the rule"
 
 
 def test_null_can_be_asked_for() -> None:
