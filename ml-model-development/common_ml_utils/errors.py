@@ -19,6 +19,11 @@ class ModelDevelopmentError(Exception):
     """Base of this root's errors: commands print it as one line and exit with 1."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text: what happened, without the library's hints."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class DataError(ModelDevelopmentError):
     """The data is not what its contract says."""
 

@@ -21,7 +21,7 @@ from psycopg.rows import dict_row
 from tqdm import tqdm
 
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract, typed_feature
-from common_ml_utils.errors import EmptyWindowError, FeatureStoreError, SchemaMismatchError
+from common_ml_utils.errors import EmptyWindowError, FeatureStoreError, SchemaMismatchError, first_line
 from common_ml_utils.settings import DatabaseAddress
 
 PROJECT = "mlops_platform"
@@ -150,9 +150,6 @@ class FeatureStoreClient:
             store = self._point_in_time()
             service = store.feature_service(contract.service.name)
         statements = [entities.statement(start, end) for start, end in windows]
-        request_only = [
-            f.name for f in contract.service.request if f.name not in contract.service.feature_names
-        ]
         with (
             self._translated(),
             warnings.catch_warnings(),
@@ -169,18 +166,22 @@ class FeatureStoreClient:
             between = f"{windows[0][0]:%Y-%m-%d} and {windows[-1][1]:%Y-%m-%d}"
             raise EmptyWindowError(f"{'.'.join(entities.table)} has no {rows} between {between}")
         frame = pd.concat(parts, ignore_index=True)
-        absent = [name for name in contract.service.feature_names if name not in frame.columns]
-        if absent:
+        expected = dict.fromkeys(
+            [*entities.columns, "event_timestamp", *entities.request, *contract.service.feature_names]
+        )
+        sources = {name for view in contract.service.views for name in view.field_names}
+        absent = sorted(set(expected) - set(frame))
+        extra = sorted(set(frame) - set(expected) - sources)
+        if absent or extra:
             raise SchemaMismatchError(
-                f"{contract.service.name} did not give the contract's features {absent}"
+                f"{contract.service.name} and its contract differ: missing {absent}, unexpected {extra}"
             )
         for feature in contract.service.features:
             frame[feature.name] = typed_feature(frame[feature.name], feature)
         for column in frame.select_dtypes("datetime"):
             frame[column] = frame[column].dt.tz_localize("UTC")  # Feast gives UTC without saying so
         frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True) + entities.head_start
-        kept = [*entities.columns, "event_timestamp", *request_only, *contract.service.feature_names]
-        return frame[list(dict.fromkeys(kept))].sort_values(entities.order_by, ignore_index=True)
+        return frame[list(expected)].sort_values(entities.order_by, ignore_index=True)
 
     def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Run one read-only statement and return its rows as dictionaries."""
@@ -204,7 +205,7 @@ class FeatureStoreClient:
             yield
         except (psycopg.Error, SQLAlchemyError) as error:
             address = f"{self._database.host}:{self._database.port}/{self._database.name}"
-            raise FeatureStoreError(f"the feature store at {address} failed: {str(error).strip()}") from error
+            raise FeatureStoreError(f"the feature store at {address} failed: {first_line(error)}") from error
 
 
 class FeastStore:
@@ -212,25 +213,42 @@ class FeastStore:
 
     def __init__(self, database: DatabaseAddress) -> None:
         from feast import FeatureStore
+        from feast.infra.registry.sql import FeastRegistrySchemaError
 
-        self._store = FeatureStore(config=_repo_config(database))
+        try:
+            self._store = FeatureStore(config=_repo_config(database))
+        except FeastRegistrySchemaError as error:
+            raise FeatureStoreError("the feature registry is empty: apply the feature definitions") from error
+        self._database = database
 
     def feature_service(self, name: str) -> Any:
         """Return a feature service of the registry."""
-        from feast.errors import FeatureServiceNotFoundException
+        from feast.errors import FeastError
 
         try:
             return self._store.get_feature_service(name)
-        except FeatureServiceNotFoundException as error:
-            message = f"feature service {name} is not in the registry: apply it first"
+        except FeastError as error:
+            message = f"feature service {name} is not in the registry: apply the feature definitions"
             raise FeatureStoreError(message) from error
 
     def historical_features(self, service: Any, statement: str) -> pd.DataFrame:
-        """Join the features, leaving out rows of feature tables that became known only later."""
-        job = self._store.get_historical_features(
-            entity_df=statement, features=service, filter_by_created_timestamp=True
-        )
-        return job.to_df()
+        """Join the features, leaving out rows of feature tables that became known only later.
+
+        The features that on-demand features are computed from come along.
+        """
+        from feast.errors import FeastError
+
+        with psycopg.connect(**self._database.connection_arguments()) as connection:
+            any_row = sql.SQL("SELECT 1 FROM ({}) AS entities LIMIT 1").format(sql.SQL(statement))
+            if connection.execute(any_row).fetchone() is None:
+                return pd.DataFrame()  # Feast can't join without rows
+        try:
+            job = self._store.get_historical_features(
+                entity_df=statement, features=service, filter_by_created_timestamp=True
+            )
+            return job.to_df()
+        except FeastError as error:
+            raise FeatureStoreError(f"features could not be joined: {error}") from error
 
 
 def day_windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:

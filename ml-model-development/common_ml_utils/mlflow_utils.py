@@ -21,7 +21,7 @@ import pandas as pd
 import requests
 
 from common_ml_utils.data_schemas.training_data_contract import FeatureServiceContract
-from common_ml_utils.errors import RegistryError
+from common_ml_utils.errors import RegistryError, first_line
 from common_ml_utils.release_bundle import ReleaseBundle
 
 STAGING = "staging"
@@ -81,8 +81,9 @@ class ModelRegistry:
             answer = requests.get(f"{self.tracking_uri.rstrip('/')}/health", timeout=5)
             answer.raise_for_status()
         except requests.RequestException as error:
+            kind = type(error).__name__
             raise RegistryError(
-                f"the model registry at {self.tracking_uri} does not answer: {error}"
+                f"the model registry at {self.tracking_uri} does not answer ({kind})"
             ) from error
 
     def version_of(self, model_name: str, alias: str) -> int | None:
@@ -168,7 +169,9 @@ class ModelRegistry:
         try:
             yield self._client
         except (MlflowException, requests.RequestException) as error:
-            raise RegistryError(f"the model registry at {self.tracking_uri} failed: {error}") from error
+            raise RegistryError(
+                f"the model registry at {self.tracking_uri} failed: {first_line(error)}"
+            ) from error
 
 
 def git_commit(folder: Path) -> str:

@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from common_ml_utils.errors import LedgerError
+from common_ml_utils.errors import LedgerError, first_line
 from common_ml_utils.settings import DatabaseAddress
 
 GENESIS = "0" * 64
@@ -110,4 +110,4 @@ class PromotionLedger:
                 yield connection
         except psycopg.Error as error:
             address = f"{self._database.host}:{self._database.port}/{self._database.name}"
-            raise LedgerError(f"the promotion ledger at {address} failed: {str(error).strip()}") from error
+            raise LedgerError(f"the promotion ledger at {address} failed: {first_line(error)}") from error

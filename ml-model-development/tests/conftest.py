@@ -29,7 +29,14 @@ CONTRACT: dict[str, Any] = {
     "version": 1,
     "entities": [{"name": "parcel", "join_key": "parcel_id", "type": "int64"}],
     "request": [{"name": "asked_at", "type": "unix_timestamp"}],
-    "views": [{"name": "parcel_profile", "entity": "parcel", "ttl_seconds": 86400, "fields": []}],
+    "views": [
+        {
+            "name": "parcel_profile",
+            "entity": "parcel",
+            "ttl_seconds": 86400,
+            "fields": [{"name": "parcel_full_stops", "type": "int64"}],
+        }
+    ],
     "on_demand": None,
     "features": [
         {"name": "parcel_weight_kg", "source": "parcel_profile", "type": "float64", "on_missing": "fail"},

@@ -47,10 +47,10 @@ class FakeStore:
 
 @pytest.fixture
 def retrieved(parcels: pd.DataFrame) -> pd.DataFrame:
-    """What Feast gives: the event time one microsecond early, times without a zone, extra columns."""
+    """What Feast gives: event times one microsecond early, and sources of on-demand features beside them."""
     rows = parcels.head(3).iloc[::-1].drop(columns="label_known_at")
     early = rows["event_timestamp"] - pd.Timedelta(microseconds=1)
-    return rows.assign(event_timestamp=early, asked_at=1.0, parcel_stops=[1, None, 2], seen=1)
+    return rows.assign(event_timestamp=early, asked_at=1.0, parcel_stops=[1, None, 2], parcel_full_stops=1)
 
 
 def test_rows_are_asked_for_just_before_their_time_and_only_with_known_labels() -> None:
@@ -104,7 +104,15 @@ def test_a_feature_the_store_does_not_give_is_named(
     contract: PublishedContract, retrieved: pd.DataFrame
 ) -> None:
     client = FeatureStoreClient(NOWHERE, FakeStore(retrieved.drop(columns="parcel_carrier")))
-    with pytest.raises(SchemaMismatchError, match=r"did not give .* \['parcel_carrier'\]"):
+    with pytest.raises(SchemaMismatchError, match=r"missing \['parcel_carrier'\], unexpected \[\]"):
+        client.features_as_of(contract, QUERY, [(DAY, DAY + timedelta(days=1))])
+
+
+def test_a_feature_the_contract_does_not_list_is_named(
+    contract: PublishedContract, retrieved: pd.DataFrame
+) -> None:
+    client = FeatureStoreClient(NOWHERE, FakeStore(retrieved.assign(parcel_lost_before=1)))
+    with pytest.raises(SchemaMismatchError, match=r"unexpected \['parcel_lost_before'\]"):
         client.features_as_of(contract, QUERY, [(DAY, DAY + timedelta(days=1))])
 
 

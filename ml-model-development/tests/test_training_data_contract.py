@@ -106,6 +106,8 @@ def test_wrong_types_are_refused_by_name() -> None:
 def test_one_class_labels_are_refused() -> None:
     with pytest.raises(OneClassLabelsError, match="holdout"):
         require_both_classes(pd.Series([0, 0, 0]), "holdout")
+    with pytest.raises(EmptyWindowError, match="holdout: there are no rows"):
+        require_both_classes(pd.Series([], dtype=int), "holdout")
 
 
 def test_a_contract_keeps_the_text_it_was_published_as() -> None:

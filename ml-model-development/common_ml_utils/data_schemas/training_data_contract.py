@@ -42,12 +42,25 @@ class RequestField(_Published):
     type: FieldType
 
 
+class ViewField(_Published):
+    """A column of a feature view."""
+
+    name: str
+    type: FieldType
+
+
 class ViewSpec(_Published):
     """A feature view the service reads; a value older than the TTL counts as missing."""
 
     name: str
     entity: str
     ttl_seconds: int
+    fields: tuple[ViewField, ...] = ()
+
+    @property
+    def field_names(self) -> list[str]:
+        """Names of the columns."""
+        return [field.name for field in self.fields]
 
 
 class VectorFeature(_Published):
@@ -202,7 +215,9 @@ def typed_feature(values: pd.Series, feature: VectorFeature) -> pd.Series:
 
 
 def require_both_classes(labels: np.ndarray | pd.Series, where: str) -> None:
-    """Raise OneClassLabelsError when only one class is present."""
+    """Raise OneClassLabelsError when only one class is present, EmptyWindowError when there is no row."""
+    if len(labels) == 0:
+        raise EmptyWindowError(f"{where}: there are no rows")
     values = np.unique(np.asarray(labels))
     if len(values) < 2:
         raise OneClassLabelsError(f"{where}: every label is {values.tolist()}, both classes are needed")

@@ -34,7 +34,7 @@ class ChurnHyperparameters(BaseModel):
     lambda_l2: float = Field(default=10.0, ge=0)
     cat_smooth: float = Field(default=20.0, ge=0)
     seed: int = 0
-    n_jobs: int = Field(default=2, gt=0)
+    n_jobs: int = Field(default=1, gt=0)
 
 
 class ChurnFolds(BaseModel):

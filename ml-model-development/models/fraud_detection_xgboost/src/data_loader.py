@@ -101,7 +101,7 @@ def load_labelled(
     windows = [window for interval in intervals for window in day_windows(interval.start, interval.end)]
     frame = client.features_as_of(contract, entities, windows, "training set")
     shape = data_contract(contract)
-    return shape.validate_frame(frame.drop(columns=set(frame) - set(shape.columns)), known_as_of)
+    return shape.validate_frame(frame.drop(columns="tx_timestamp"), known_as_of)
 
 
 def load_day(client: FeatureStoreClient, contract: PublishedContract, day: date) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pandas as pd
 import psycopg
 
 from common_ml_utils.command_line import run_command
-from common_ml_utils.errors import ModelDevelopmentError, RegistryError
+from common_ml_utils.errors import ModelDevelopmentError, RegistryError, first_line
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import CHAMPION, ModelRegistry, RegisteredBundle
 from common_ml_utils.settings import DatabaseAddress
@@ -107,7 +107,7 @@ def replace_day(
                 for row in rows:
                     copy.write_row(row)
     except psycopg.Error as error:
-        raise ModelDevelopmentError(f"the scores of {day} were not written: {str(error).strip()}") from error
+        raise ModelDevelopmentError(f"the scores of {day} were not written: {first_line(error)}") from error
     return len(rows)
 
 
