@@ -163,7 +163,8 @@ def test_every_decision_has_exactly_one_record(demo, env):
     for one in demo["decisions"]:
         assert recorded[one["request_id"]]["score"] == one["score"]
         assert recorded[one["request_id"]]["decision"] == one["decision"]
-        assert one["explanation"]["score"] == pytest.approx(one["score"], abs=1e-6)
+        assert one["explanation"]["reproduced"], one["known_as"]
+        assert one["explanation"]["replayed_score"] == pytest.approx(one["score"], abs=1e-9)
 
 
 def test_large_amounts_score_above_genuine_ones(demo):
