@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from common_service_libs import schemas
@@ -24,13 +24,14 @@ from common_service_libs.base_api_config import BaseApiConfig
 from common_service_libs.decision_record import rfc3339
 from common_service_libs.decision_service import ServedModel
 from common_service_libs.error_handlers import Problem, documented, install_error_handlers
-from common_service_libs.errors import InvalidRequest, ModelUnavailable
+from common_service_libs.errors import InvalidRequest, ModelUnavailable, ServiceError
 from common_service_libs.json_logs import configure_logging
 from common_service_libs.monitoring_middleware import REQUEST_ID, MonitoringMiddleware
 from common_service_libs.request_body import parse_body, read_body
 from common_service_libs.runtime import Runtime
 
 M = TypeVar("M", bound=BaseModel)
+C = TypeVar("C", bound=BaseApiConfig)
 
 
 RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
@@ -241,19 +242,30 @@ def _document_problems(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def run(create_app: Callable[[], FastAPI], settings: BaseApiConfig) -> None:
-    """Serve until SIGTERM or SIGINT; requests under way are answered first."""
-    configure_logging(settings.service_name, settings.log_level)
+def run(create_app: Callable[[C], FastAPI], config: type[C]) -> None:
+    """Serve with the settings of the environment until SIGTERM or SIGINT, and answer what is under way.
+
+
+    What keeps the service from starting is one line, and exit code 1.
+    """
+    try:
+        settings = config()
+        configure_logging(settings.service_name, settings.log_level)
+        app = create_app(settings)
+    except ValidationError as error:
+        wrong = ", ".join(f"{str(item['loc'][0]).upper()}: {item['msg'].lower()}" for item in error.errors())
+        sys.exit(f"cannot start, settings are missing or wrong: {wrong}")
+    except (OSError, ValueError, ServiceError) as error:
+        sys.exit(f"cannot start: {error}")
     # uvicorn raises the signal again once everything is closed; an end that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     uvicorn.run(
-        create_app(),
+        app,
         host=settings.service_host,
         port=settings.service_port,
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=True,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.shutdown_seconds) + 1,
     )

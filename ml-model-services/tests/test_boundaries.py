@@ -57,3 +57,32 @@ def test_importing_a_service_does_nothing_and_loads_no_registry_client(service: 
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
+def test_a_service_that_cannot_start_says_why_in_one_line(service: Path, tmp_path: Path) -> None:
+    def start(**settings: str) -> str:
+        environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **settings}
+        done = subprocess.run(
+            [sys.executable, "-m", "app.main"],
+            cwd=service,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 1
+        return done.stderr
+
+    assert "DECISIONS_DB_PASSWORD: field required, MLFLOW_TRACKING_URI: field required" in start()
+    complete = {
+        "DECISIONS_DB_PASSWORD": "a-secret-password",
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "SPOOL_DIR": str(tmp_path),
+        "API_KEYS_FILE": str(tmp_path / "nowhere.json"),
+    }
+    said = start(**complete)
+    assert "nowhere.json" in said
+    assert said.count("\n") == 1
+    assert "a-secret-password" not in said + start(**complete | {"SERVICE_PORT": "70000"})

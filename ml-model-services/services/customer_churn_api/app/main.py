@@ -40,8 +40,7 @@ def create_app(settings: ChurnApiConfig, runtime: Runtime | None = None) -> Fast
 
 def main() -> None:
     """Serve with the settings of the environment."""
-    settings = ChurnApiConfig()
-    run(lambda: create_app(settings), settings)
+    run(create_app, ChurnApiConfig)
 
 
 if __name__ == "__main__":

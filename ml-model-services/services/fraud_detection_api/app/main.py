@@ -42,8 +42,7 @@ def create_app(settings: FraudApiConfig, runtime: Runtime | None = None) -> Fast
 
 def main() -> None:
     """Serve with the settings of the environment."""
-    settings = FraudApiConfig()
-    run(lambda: create_app(settings), settings)
+    run(create_app, FraudApiConfig)
 
 
 if __name__ == "__main__":
