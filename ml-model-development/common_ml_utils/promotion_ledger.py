@@ -79,8 +79,11 @@ class PromotionLedger:
                 "decision": decision,
                 "decided_at": decided_at.isoformat(),
             }
-            full = json.loads(json.dumps(full))  # what jsonb gives back, so that the hash can be checked
-            digest = entry_hash(previous, full)
+            # Hash what the table will give back: jsonb has its own numbers (-0.0 is 0, 1e22 is written out).
+            cursor.execute("SELECT %s::jsonb AS entry", [Jsonb(full)])
+            stored = cursor.fetchone()
+            assert stored is not None
+            digest = entry_hash(previous, stored["entry"])
             cursor.execute(
                 self._sql(
                     "INSERT INTO {schema}.promotion_ledger"

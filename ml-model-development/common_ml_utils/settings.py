@@ -56,7 +56,12 @@ class PlatformSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="TRAINING_", env_nested_delimiter="__", populate_by_name=True, frozen=True, extra="forbid"
+        env_prefix="TRAINING_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,  # one variable changes one value of a group
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
     )
 
     feature_store_db_host: str = Field(validation_alias="FEATURE_STORE_DB_HOST")

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
@@ -159,7 +158,7 @@ def test_verdicts_chain_and_a_tampered_one_shows(
 ) -> None:
     book, schema = ledger
     for number, decision in enumerate(["promote", "refuse", "promote"]):
-        with book.appending("m", decision, {"number": number, "auc": np.float64(0.1) + 0.2}):
+        with book.appending("m", decision, {"number": number, "odd": [0.1 + 0.2, -0.0, 1e22, 1e-7]}):
             pass
     assert [row["decision"] for row in book.rows()] == ["promote", "refuse", "promote"]
     with psycopg.connect(**stack.decisions_db.connection_arguments()) as connection:

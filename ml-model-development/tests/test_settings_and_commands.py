@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from common_ml_utils.command_line import run_command
 from common_ml_utils.errors import EmptyWindowError
-from common_ml_utils.settings import PlatformSettings
+from common_ml_utils.settings import GateSettings, PlatformSettings
 
 ENVIRONMENT = {
     "FEATURE_STORE_DB_HOST": "db",
@@ -36,6 +36,7 @@ class Hyperparameters(BaseModel):
 
 class Settings(PlatformSettings):
     hyperparameters: Hyperparameters = Hyperparameters()
+    gate: GateSettings = GateSettings(metric="auc_roc", floor=0.8)
 
 
 @pytest.fixture
@@ -61,6 +62,12 @@ def test_documented_training_names_win(environment: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert settings.mlflow_tracking_uri == "http://other:5000"
     assert settings.hyperparameters.n_estimators == 7
+
+
+def test_one_nested_variable_changes_one_value_of_its_group(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("TRAINING_GATE__FLOOR", "0.4")
+    gate = Settings().gate
+    assert (gate.metric, gate.floor, gate.confidence) == ("auc_roc", 0.4, 0.9)
 
 
 def test_passwords_are_never_shown(environment: pytest.MonkeyPatch) -> None:
