@@ -245,7 +245,6 @@ def _document_problems(app: FastAPI) -> None:
 def run(create_app: Callable[[C], FastAPI], config: type[C]) -> None:
     """Serve with the settings of the environment until SIGTERM or SIGINT, and answer what is under way.
 
-
     What keeps the service from starting is one line, and exit code 1.
     """
     try:
