@@ -75,6 +75,6 @@ class BaseApiConfig(DecisionSettings):
     body_deadline_seconds: Seconds = 5.0
     spool_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
     spool_sync: Literal["interval", "always"] = Field(
-        default="interval",
+        default="always",
         description="always: each reply waits for the disk; interval: the disk follows within 20 ms",
     )
