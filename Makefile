@@ -55,7 +55,7 @@ test-unit: setup ## Unit and contract tests of every root, without network
 	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root test; done
 
 test-integration: setup ## Tests of every root against a stack of their own
-	@trap '$(TEST_STACK) down' EXIT; $(TEST_STACK) up; \
+	@trap '($(TEST_STACK) down)' EXIT; ($(TEST_STACK) up); \
 	for root in $(ROOTS); do (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack --instance test exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
 
 test-e2e: setup ## The small demo, end to end, checked against an oracle computed apart
