@@ -46,20 +46,22 @@ logs: ## Last lines of every service's log (SERVICE=name for one)
 reset: ## Stop the embedded stack and delete its data (asks first)
 	@$(STACK) --instance $(INSTANCE) reset
 
-test: setup ## Every test: units, integration on the real stack, the small demo against an oracle
+test: setup ## Every test: units, the small demo against an oracle, integration on the real stack
 	@$(MAKE) --no-print-directory test-unit
-	@$(MAKE) --no-print-directory test-integration
 	@$(MAKE) --no-print-directory test-e2e
+	@$(MAKE) --no-print-directory test-integration
 
 test-unit: setup ## Unit and contract tests of every root, without network
 	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root test; done
 
-test-integration: setup ## Tests of every root against a stack of their own
-	@trap '($(TEST_STACK) down)' EXIT; ($(TEST_STACK) up); \
-	for root in $(ROOTS); do (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack --instance test exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
-
-test-e2e: setup ## The small demo, end to end, checked against an oracle computed apart
+test-e2e: setup ## The small demo, end to end, twice, checked against an oracle computed apart
 	@$(MAKE) --no-print-directory -C $(PLATFORM) test-e2e
+
+test-integration: setup ## Tests of every root against the stack that the small demo has filled
+	@trap '($(TEST_STACK) down)' EXIT; \
+	if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then ($(TEST_STACK) up); \
+	else (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance test --scale small); fi; \
+	for root in $(ROOTS); do ($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
 
 check: setup ## Lint, formatting and types in every root; modifies nothing
 	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root check; done

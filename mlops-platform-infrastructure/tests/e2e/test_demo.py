@@ -23,7 +23,7 @@ from local_stack.demo import summary
 from local_stack.instance import Instance, open_instance
 
 pytestmark = pytest.mark.e2e
-INSTANCE = "e2e"
+INSTANCE = "test"
 HERE = Path(__file__).resolve()
 PLATFORM = HERE.parents[2]
 
