@@ -28,7 +28,6 @@ setup: ## Create the environments of all roots (done by demo and test too)
 	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root setup; done
 
 demo: setup ## Raw events to served, explained, logged decisions, on this machine (SCALE=small for a quick look)
-	@$(STACK) --instance $(INSTANCE) up
 	@cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance $(INSTANCE) --scale $(SCALE)
 
 up-local: setup ## Start the embedded stack and the APIs
