@@ -11,11 +11,15 @@ export LOCAL_DIR ?= $(CURDIR)/.local
 export PYTHON ?= python3
 # full: 5,000 customers, 183 days, 1.75 million transactions; small: a tenth of the customers.
 SCALE ?= full
+ifeq ($(filter $(SCALE),full small),)
+$(error SCALE is "$(SCALE)": full or small)
+endif
 INSTANCE ?= default
 
 PLATFORM := mlops-platform-infrastructure
 PLATFORM_PY := $(LOCAL_DIR)/venvs/$(PLATFORM)/bin/python
 STACK := cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack
+WHEN_SET_UP := test -x $(PLATFORM_PY) || { echo "nothing is set up yet: make setup, or make demo"; exit 0; }
 TEST_STACK := $(STACK) --instance test
 
 .PHONY: help setup lock format check test test-unit test-integration test-e2e demo up-local down status logs reset clean
@@ -34,16 +38,16 @@ up-local: setup ## Start the embedded stack and the APIs
 	@$(STACK) --instance $(INSTANCE) up --apis
 
 down: ## Stop the embedded stack; data is kept
-	@if [ -x $(PLATFORM_PY) ]; then $(STACK) --instance $(INSTANCE) down; else echo "nothing to stop: the platform was never set up"; fi
+	@$(WHEN_SET_UP); $(STACK) --instance $(INSTANCE) down
 
 status: ## What runs, where, and whether it is healthy
-	@$(STACK) --instance $(INSTANCE) status
+	@$(WHEN_SET_UP); $(STACK) --instance $(INSTANCE) status
 
 logs: ## Last lines of every service's log (SERVICE=name for one)
-	@$(STACK) --instance $(INSTANCE) logs $(SERVICE)
+	@$(WHEN_SET_UP); $(STACK) --instance $(INSTANCE) logs $(SERVICE)
 
 reset: ## Stop the embedded stack and delete its data (asks first)
-	@$(STACK) --instance $(INSTANCE) reset
+	@$(WHEN_SET_UP); $(STACK) --instance $(INSTANCE) reset
 
 test: setup ## Every test: units, the small demo against an oracle, integration on the real stack
 	@$(MAKE) --no-print-directory test-unit
