@@ -12,10 +12,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 import psutil
 import psycopg
 import pytest
+import yaml
 from oracle import FeatureOracle, read_landing
 
 from local_stack import settings
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.e2e
 INSTANCE = "test"
 HERE = Path(__file__).resolve()
 PLATFORM = HERE.parents[2]
+CONTRACTS = PLATFORM.parent / "feature-store-management/contracts/feature_services"
 
 
 def stack(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -154,6 +157,25 @@ def test_served_vectors_equal_the_oracles(demo, env, oracle):
         at = pd.Timestamp(request["tx_datetime"])
         expected = oracle.features(request["customer_id"], request["terminal_id"], at, request["tx_amount"])
         assert mismatches(expected, records[one["request_id"]]["features"]) == {}, one["known_as"]
+
+
+@pytest.mark.parametrize(
+    ("model", "service"),
+    [("fraud-detection-model", "fraud_detection_v1"), ("churn-prediction-model", "customer_churn_v1")],
+)
+def test_signature_bundle_and_contract_name_the_same_features(env, tmp_path, monkeypatch, model, service):
+    monkeypatch.setenv("NO_PROXY", env["NO_PROXY"])
+    mlflow.set_tracking_uri(env["MLFLOW_TRACKING_URI"])
+    uri = f"models:/{model}@champion"
+    contract = yaml.safe_load((CONTRACTS / f"{service}.yaml").read_text())
+    names = [feature["name"] for feature in contract["features"]]
+    assert mlflow.models.get_model_info(uri).signature.inputs.input_names() == names
+    folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path))) / "artifacts/bundle"
+    preprocessing = json.loads((folder / "preprocessing.json").read_text())
+    assert [feature["name"] for feature in preprocessing["features"]] == names
+    bundled = json.loads((folder / "feature_service.json").read_text())
+    assert [feature["name"] for feature in bundled["features"]] == names
+    assert set(json.loads((folder / "reference.json").read_text())) == {*names, "score"}
 
 
 def test_every_decision_has_exactly_one_record(demo, env):
