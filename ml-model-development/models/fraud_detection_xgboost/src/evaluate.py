@@ -19,10 +19,10 @@ from common_ml_utils.evaluation_utils import (
     ranking_and_calibration,
 )
 from common_ml_utils.feature_store_client import FeatureStoreClient
-from common_ml_utils.mlflow_utils import ModelRegistry, RegisteredBundle
+from common_ml_utils.mlflow_utils import RegisteredBundle
 from common_ml_utils.preprocessing import Preprocessing
-from common_ml_utils.promotion_gate import Holdout, PromotionGate
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.project_gate import run_project_gate
+from common_ml_utils.promotion_gate import Holdout
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.reports import StepClock, measurement, write_html, write_report
 from common_ml_utils.training_sets import TrainingSetStore
@@ -47,23 +47,7 @@ TARGETS = {"auc_roc": 0.86, "average_precision": 0.60}
 
 def gate(settings: FraudTrainingSettings) -> None:
     """Judge the challenger against the champion on its holdout; move the alias if it is better."""
-    client = FeatureStoreClient(settings.feature_store_db)
-    registry = ModelRegistry(settings.mlflow_tracking_uri)
-    registry.check_reachable()
-    kept = TrainingSetStore(settings.data_dir / "training_sets" / IDENTITY.report)
-
-    def holdout_for(candidate: RegisteredBundle, challenger: RegisteredBundle) -> Holdout:
-        return load_holdout(client, kept, candidate, challenger)
-
-    PromotionGate(
-        model_name=IDENTITY.model_name,
-        registry=registry,
-        ledger=PromotionLedger(settings.decisions_db),
-        settings=settings.gate,
-        holdout_for=holdout_for,
-        saw_holdout=trained_into_holdout,
-        report=settings.reports_dir / IDENTITY.report / "gate.json",
-    ).run()
+    run_project_gate(settings, settings.gate, IDENTITY, load_holdout, trained_into_holdout)
 
 
 def load_holdout(
