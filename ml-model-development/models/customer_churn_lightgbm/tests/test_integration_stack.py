@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from src import evaluate, train
 from src.config import IDENTITY, ChurnTrainingSettings
 
+from common_ml_utils import project_gate
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.promotion_ledger import PromotionLedger
 
@@ -43,7 +44,7 @@ def isolated(
     identity = replace(IDENTITY, model_name=name, experiment=name)
     monkeypatch.setattr(train.ChurnTrainer, "identity", identity)
     monkeypatch.setattr(evaluate, "IDENTITY", identity)
-    monkeypatch.setattr(evaluate, "PromotionLedger", functools.partial(PromotionLedger, schema=schema))
+    monkeypatch.setattr(project_gate, "PromotionLedger", functools.partial(PromotionLedger, schema=schema))
     yield stack.model_copy(update={"data_dir": tmp_path / "data", "reports_dir": tmp_path / "reports"})
     with psycopg.connect(**stack.decisions_db.connection_arguments()) as connection:
         connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))

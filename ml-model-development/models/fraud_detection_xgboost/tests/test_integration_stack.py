@@ -22,6 +22,7 @@ from src.config import FEATURE_SERVICE, IDENTITY, FraudHyperparameters, FraudTra
 from src.data_loader import load_day
 from src.evaluate import HANDBOOK_ROWS, TARGETS, is_full_set
 
+from common_ml_utils import project_gate
 from common_ml_utils.errors import FeatureStoreError
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.promotion_ledger import PromotionLedger
@@ -115,7 +116,7 @@ def isolated(
     monkeypatch.setattr(train.FraudTrainer, "identity", identity)
     for module in (evaluate, predict_batch):
         monkeypatch.setattr(module, "IDENTITY", identity)
-    monkeypatch.setattr(evaluate, "PromotionLedger", functools.partial(PromotionLedger, schema=schema))
+    monkeypatch.setattr(project_gate, "PromotionLedger", functools.partial(PromotionLedger, schema=schema))
     yield stack.model_copy(
         update={
             "data_dir": tmp_path / "data",
