@@ -143,7 +143,7 @@ def run_loop(instance: Instance, scale: str, now: datetime) -> dict[str, Any]:
             demo.start_apis()
         with timer.stage("decide"):
             decisions = demo.ask()
-    run = summary.Run(scale, demo.today, decisions, dags, timer.seconds, memory.peak_mb)
+    run = summary.Run(scale, demo.today, demo.last_day, decisions, dags, timer.seconds, memory.peak_mb)
     return summary.collect(demo.env, run)
 
 

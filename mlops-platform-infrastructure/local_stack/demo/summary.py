@@ -25,6 +25,7 @@ METRICS = {
     "card_precision_100": "card precision@100",
 }
 FRAUD_MODEL = "fraud-detection-model"
+ADDRESSES = {"fraud API": "FRAUD_API_URL", "churn API": "CHURN_API_URL", "MLflow": "MLFLOW_TRACKING_URI"}
 
 
 class MissingReportError(Exception):
@@ -67,6 +68,7 @@ class Run:
 
     scale: str
     today: date
+    last_day: date
     decisions: Sequence[Mapping[str, Any]]
     dags: Mapping[str, Any]
     seconds: Mapping[str, float]
@@ -76,10 +78,8 @@ class Run:
 def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
     """Gather the demo's report from the tables and from what each command reported."""
     reports = Path(env["REPORTS_DIR"])
-    data_date = max(
-        day for (day,) in _rows(env, "DECISIONS_DB", "select data_date from scoring.batch_scores")
-    )
-    drift = read_report(reports / "drift" / f"{FRAUD_MODEL}-{data_date}.json")
+    drift_report = reports / "drift" / f"{FRAUD_MODEL}-{run.last_day}.html"
+    drift = read_report(drift_report.with_suffix(".json"))
     handbook = read_report(reports / "fraud" / "handbook.json")
     ((frauds,),) = _rows(env, "FEATURE_STORE_DB", "select sum(is_fraud) from raw.transaction_labels")
     rows = {name: _count(env, table) for name, table in TABLES.items()}
@@ -88,7 +88,7 @@ def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
         "DECISIONS_DB",
         "select decision, count(*) from decisions.batch_decisions where model_name = %s and data_date = %s"
         " group by decision order by decision",
-        (FRAUD_MODEL, data_date),
+        (FRAUD_MODEL, run.last_day),
     )
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -110,11 +110,8 @@ def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
             **_model(reports / "churn"),
         },
         "decisions": list(run.decisions),
-        "batch": {"data_date": str(data_date), "decisions": dict(batch)},
-        "drift": {
-            "verdict": drift["verdict"],
-            "report": str(reports / "drift" / f"{FRAUD_MODEL}-{data_date}.html"),
-        },
+        "batch": {"data_date": str(run.last_day), "decisions": dict(batch)},
+        "drift": {"verdict": drift["verdict"], "report": str(drift_report)},
         "dags": run.dags["dags"],
         "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
         "seconds_by_dag": {dag["dag_id"]: round(dag["seconds"], 1) for dag in run.dags["dags"]},
@@ -122,9 +119,6 @@ def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
         "peak_rss_mb": round(run.peak_mb),
         "addresses": {name: env[key] for name, key in ADDRESSES.items()},
     }
-
-
-ADDRESSES = {"fraud API": "FRAUD_API_URL", "churn API": "CHURN_API_URL", "MLflow": "MLFLOW_TRACKING_URI"}
 
 
 def _model(folder: Path) -> dict[str, Any]:
