@@ -1,0 +1,1 @@
+"""Benchmarks of the feature platform, each beside a peer measured in the same run."""
