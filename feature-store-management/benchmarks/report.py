@@ -112,7 +112,7 @@ def peak_memory() -> Iterator[PeakMemory]:
 
 
 def judged(result: Result, targets: dict[str, str]) -> dict[str, Any]:
-    """Return a result as it stands in the report, with its target (such as `<= 1.5`) and whether it is met."""
+    """Return a result with its target (such as `<= 1.5`) and whether it is met."""
     target = targets.get(result.name)
     met = None
     if target is not None:
