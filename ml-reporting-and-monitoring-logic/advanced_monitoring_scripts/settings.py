@@ -59,7 +59,29 @@ class DatabaseAddress(BaseModel):
         }
 
 
-class DriftSettings(BaseSettings):
+class DecisionSettings(BaseSettings):
+    """What every job reads that judges decisions: where they are, and where reports go."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    decisions_db_host: str = Field(validation_alias="DECISIONS_DB_HOST")
+    decisions_db_port: int = Field(validation_alias="DECISIONS_DB_PORT")
+    decisions_db_name: str = Field(validation_alias="DECISIONS_DB_NAME")
+    decisions_db_user: str = Field(validation_alias="DECISIONS_DB_USER")
+    decisions_db_password: SecretStr = Field(validation_alias="DECISIONS_DB_PASSWORD")
+    reports_dir: Path = Field(validation_alias="REPORTS_DIR")
+
+    @property
+    def decisions_db(self) -> DatabaseAddress:
+        """Database `decisions`, read for scores and decision records."""
+        return self._database("decisions_db")
+
+    def _database(self, prefix: str) -> DatabaseAddress:
+        names = ("host", "port", "name", "user", "password")
+        return DatabaseAddress(**{name: getattr(self, f"{prefix}_{name}") for name in names})
+
+
+class DriftSettings(DecisionSettings):
     """All settings of the drift job."""
 
     model_config = SettingsConfigDict(env_prefix="DRIFT_", env_nested_delimiter="__", frozen=True)
@@ -70,24 +92,9 @@ class DriftSettings(BaseSettings):
     feature_store_db_name: str = Field(validation_alias="FEATURE_STORE_DB_NAME")
     feature_store_db_user: str = Field(validation_alias="FEATURE_STORE_DB_USER")
     feature_store_db_password: SecretStr = Field(validation_alias="FEATURE_STORE_DB_PASSWORD")
-    decisions_db_host: str = Field(validation_alias="DECISIONS_DB_HOST")
-    decisions_db_port: int = Field(validation_alias="DECISIONS_DB_PORT")
-    decisions_db_name: str = Field(validation_alias="DECISIONS_DB_NAME")
-    decisions_db_user: str = Field(validation_alias="DECISIONS_DB_USER")
-    decisions_db_password: SecretStr = Field(validation_alias="DECISIONS_DB_PASSWORD")
     mlflow_tracking_uri: str = Field(validation_alias="MLFLOW_TRACKING_URI")
-    reports_dir: Path = Field(validation_alias="REPORTS_DIR")
 
     @property
     def feature_store_db(self) -> DatabaseAddress:
         """Database `feature_store`, read for the labels."""
         return self._database("feature_store_db")
-
-    @property
-    def decisions_db(self) -> DatabaseAddress:
-        """Database `decisions`, read for scores and decision records."""
-        return self._database("decisions_db")
-
-    def _database(self, prefix: str) -> DatabaseAddress:
-        names = ("host", "port", "name", "user", "password")
-        return DatabaseAddress(**{name: getattr(self, f"{prefix}_{name}") for name in names})
