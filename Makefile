@@ -15,6 +15,7 @@ ifeq ($(filter $(SCALE),full small),)
 $(error SCALE is "$(SCALE)": full or small)
 endif
 INSTANCE ?= default
+STATE = stack$(if $(filter-out default,$(INSTANCE)),-$(INSTANCE))
 
 PLATFORM := mlops-platform-infrastructure
 PLATFORM_PY := $(LOCAL_DIR)/venvs/$(PLATFORM)/bin/python
@@ -22,7 +23,7 @@ STACK := cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack
 WHEN_SET_UP := test -x $(PLATFORM_PY) || { echo "nothing is set up yet: make setup, or make demo"; exit 0; }
 TEST_STACK := $(STACK) --instance test
 
-.PHONY: help setup lock format check test test-unit test-integration test-e2e demo up-local down status logs reset clean
+.PHONY: help setup lock format check test test-unit test-integration test-e2e demo parity bench-features up-local down status logs reset clean
 
 help: ## List what can be done
 	@echo "make <target>    (SCALE=small|full, INSTANCE=name, PYTHON=python3.12)"
@@ -33,6 +34,16 @@ setup: ## Create the environments of all roots (done by demo and test too)
 
 demo: setup ## Raw events to served, explained, logged decisions, on this machine (SCALE=small for a quick look)
 	@cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance $(INSTANCE) --scale $(SCALE)
+
+parity: setup ## Replay a day through broker, stream processor, Redis and API; recompute each vector; compare
+	@if [ ! -f $(LOCAL_DIR)/$(STATE)/reports/demo.json ]; then $(MAKE) --no-print-directory demo; fi
+	@cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.parity --instance $(INSTANCE)
+
+bench-features: setup ## The feature platform's speed, each figure beside a peer of the same run (some minutes)
+	@$(STACK) --instance bench up
+	@trap '($(STACK) --instance bench down)' EXIT; \
+	($(STACK) --instance bench exec -- $(MAKE) --no-print-directory -C ../ml-model-services bench-online-read); \
+	$(STACK) --instance bench exec -- $(MAKE) --no-print-directory -C ../feature-store-management bench
 
 up-local: setup ## Start the embedded stack and the APIs
 	@$(STACK) --instance $(INSTANCE) up --apis
