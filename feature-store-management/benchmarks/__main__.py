@@ -1,4 +1,4 @@
-"""Run benchmarks by name: `python -m benchmarks [NAME ...] [--quick]`; needs the running stack's environment.
+"""Run benchmarks by name: `python -m benchmarks [NAME ...] [--quick] [--merge FILE]`, on a running stack.
 
 A benchmark is a module `bench_<name>.py` with `run(quick: bool) -> Report`.
 """
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.report import Report, plot_growth, write_report
+from benchmarks.report import Report, plot_growth, read_report, write_report
 
 NAMES = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
 
@@ -21,12 +21,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed beside a peer.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
+    parser.add_argument(
+        "--merge", type=Path, metavar="FILE", help="a report of the same form whose figures go into this one"
+    )
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - set(NAMES)):
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
     if "REPORTS_DIR" not in os.environ:
         parser.error("REPORTS_DIR is not set: load the settings of a running stack (docs/architecture.md)")
-    whole = Report([], [])
+    whole = read_report(options.merge) if options.merge else Report([], [])
     for name in options.names or NAMES:
         print(f"--- {name}", flush=True)
         found: Report = importlib.import_module(f"benchmarks.bench_{name}").run(options.quick)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,10 @@ class Growth:
     rows: int
     seconds: float
     peak_mb: float | None = None
+
+
+RESULT_FIELDS = [field.name for field in fields(Result)]
+GROWTH_FIELDS = [field.name for field in fields(Growth)]
 
 
 @dataclass
@@ -140,6 +144,15 @@ def write_report(report: Report, command: Sequence[str], path: Path) -> dict[str
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return document
+
+
+def read_report(path: Path) -> Report:
+    """Return what another benchmark's JSON file found, such as that of the online read."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return Report(
+        [Result(**{name: row.get(name) for name in RESULT_FIELDS}) for row in document["results"]],
+        [Growth(**{name: row.get(name) for name in GROWTH_FIELDS}) for row in document.get("growth", [])],
+    )
 
 
 def plot_growth(points: Sequence[Growth], path: Path) -> None:

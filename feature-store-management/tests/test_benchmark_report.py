@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmarks.report import Growth, Report, Result, judged, plot_growth, write_report
+from benchmarks.report import Growth, Report, Result, judged, plot_growth, read_report, write_report
 
 MISSED = Result("stream, events a second", 4999.0, "events/s")
 MET = Result("training set, times faster than the SDK", 2.0, "s", peer="SDK", peer_value=24.0, ratio=12.0)
@@ -29,3 +29,10 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
     path = tmp_path / "growth.png"
     plot_growth([Growth("work", multiple, 1000 * multiple, 0.1 * multiple) for multiple in (1, 4, 16)], path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    report = Report([MISSED, MET], [Growth("work", 1, 1000, 0.1)])
+    write_report(report, ["bench"], path)
+    assert read_report(path) == report
