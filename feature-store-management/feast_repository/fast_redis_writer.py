@@ -1,0 +1,295 @@
+"""Rows of a feature view into Redis: Feast's bytes, vectorised, and never over a newer row.
+
+A row's fields and its time are written by one script on the server, together or not at all, and only where
+the row that stands there is older (or, as `ties` says, of the same time). Writers may race: in whatever order
+they come, the newest row stays, whole.
+
+A call of the script takes many rows, so that Redis parses few commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import redis
+from numpy.typing import NDArray
+from redis.exceptions import NoScriptError, ResponseError
+
+from fast_redis_layout import (
+    VALUE_TYPES,
+    Column,
+    Integers,
+    arrow_column,
+    bulk,
+    entity_keys,
+    field_name,
+    join_rows,
+    longest_text,
+    time_field,
+    timestamps,
+)
+
+Ties = Literal["newer", "same_or_newer", "always"]
+
+# What a call writes is about half a millisecond of the server's time: reads wait no longer than that.
+ROWS_A_CALL = 64
+ROWS_A_CHUNK = 8_192
+CHUNK_BYTES = 32 * 2**20
+ATTEMPTS = 3
+
+# KEYS: one a row. ARGV: ties, seconds to expiry (0: never), n, the names of n fields (the time's first), then
+# n values a row. Returns how many rows were written.
+SCRIPT = """
+local function varint(text, at)
+  local value, complement, scale = 0, 0, 1
+  for count = 1, 10 do
+    local byte = string.byte(text, at)
+    if not byte then return nil end
+    at = at + 1
+    -- Ten bytes are a negative number; the complement of the first nine groups is small, and so exact.
+    if count == 10 then return -complement - 1, at end
+    local low = byte % 128
+    value, complement, scale = value + low * scale, complement + (127 - low) * scale, scale * 128
+    if byte < 128 then return value, at end
+  end
+end
+
+-- Seconds and nanoseconds of a serialized Timestamp; nothing where it is none.
+local function decode(text)
+  local seconds, nanoseconds, at = 0, 0, 1
+  while at <= #text do
+    local tag, number = string.byte(text, at), nil
+    number, at = varint(text, at + 1)
+    if not number then return nil end
+    if tag == 8 then seconds = number elseif tag == 16 then nanoseconds = number else return nil end
+  end
+  return seconds, nanoseconds
+end
+
+local function is_newer(new, old)
+  local old_seconds, old_nanoseconds = decode(old)
+  if not old_seconds then return true end
+  local seconds, nanoseconds = decode(new)
+  if seconds ~= old_seconds then return seconds > old_seconds end
+  return nanoseconds > old_nanoseconds
+end
+
+local ties, expiry, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local row = {}
+for j = 1, n do row[2 * j] = ARGV[3 + j] end
+local at, written = 3 + n, 0
+for i = 1, #KEYS do
+  local key, new = KEYS[i], ARGV[at + 1]
+  local old = ties ~= 'always' and redis.call('HGET', key, row[2])
+  if not old or (old == new and ties == 'same_or_newer') or (old ~= new and is_newer(new, old)) then
+    row[1] = key
+    for j = 1, n do row[2 * j + 1] = ARGV[at + j] end
+    redis.call('HSET', unpack(row))
+    if expiry > 0 then redis.call('EXPIRE', key, expiry) end
+    written = written + 1
+  end
+  at = at + n
+end
+return written
+"""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows as RESP: their keys and their values (time first), and where each row ends in either."""
+
+    keys: bytes
+    key_ends: Integers
+    values: bytes
+    value_ends: Integers
+
+    def __len__(self) -> int:
+        return len(self.key_ends)
+
+
+def encode_items(keys: Sequence[bytes], rows: Sequence[Sequence[bytes]]) -> Encoded:
+    """Return rows whose keys and values are serialized already; a row's values begin with its time."""
+    key_texts = [_bulk(key) for key in keys]
+    value_texts = [b"".join(map(_bulk, row)) for row in rows]
+    return Encoded(
+        b"".join(key_texts),
+        np.cumsum([len(text) for text in key_texts], dtype=np.int64),
+        b"".join(value_texts),
+        np.cumsum([len(text) for text in value_texts], dtype=np.int64),
+    )
+
+
+def _bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+class ScriptCaller:
+    """Sends encoded rows of one list of hash fields to the script, on a connection of the client's pool."""
+
+    def __init__(
+        self, client: redis.Redis, fields: Sequence[bytes], ties: Ties, key_ttl_seconds: int | None = None
+    ) -> None:
+        self._client = client
+        self._sha = client.register_script(SCRIPT).sha.encode()
+        arguments = [ties.encode(), b"%d" % (key_ttl_seconds or 0), b"%d" % len(fields), *fields]
+        self._arguments = len(arguments)
+        self._fields = len(fields)
+        self._head = b"".join(map(_bulk, arguments))
+
+    def write(self, chunks: Iterable[Encoded]) -> int:
+        """Return how many rows were written; while Redis works on a chunk, the next one is made."""
+        connection = self._client.connection_pool.get_connection()
+        try:
+            written = self._send(connection, map(self._calls, chunks))
+        except BaseException:
+            # Replies may be on their way: nobody else may read them.
+            connection.disconnect()
+            raise
+        finally:
+            self._client.connection_pool.release(connection)
+        return written
+
+    def _send(self, connection: Any, chunks: Iterable[list[bytes]]) -> int:
+        written = 0
+        missed: list[bytes] = []
+        for _ in range(ATTEMPTS):
+            connection.send_command("SCRIPT", "LOAD", SCRIPT)
+            connection.read_response()
+            unanswered: list[bytes] = []
+            for calls in chunks:
+                connection.send_packed_command([b"".join(calls)])
+                written += _replies(connection, unanswered, missed)
+                unanswered = calls
+            written += _replies(connection, unanswered, missed)
+            if not missed:
+                return written
+            # The script was gone (SCRIPT FLUSH, a failover) when these came.
+            chunks, missed = [missed], []
+        raise NoScriptError("Redis forgot the script again and again while rows were written")
+
+    def _calls(self, rows: Encoded) -> list[bytes]:
+        keys, values = memoryview(rows.keys), memoryview(rows.values)
+        key_at, value_at, calls = 0, 0, []
+        for first in range(0, len(rows), ROWS_A_CALL):
+            last = min(first + ROWS_A_CALL, len(rows)) - 1
+            count, key_end, value_end = last - first + 1, int(rows.key_ends[last]), int(rows.value_ends[last])
+            words = 3 + count + self._arguments + count * self._fields
+            head = b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % (words, self._sha)
+            calls.append(
+                b"".join(
+                    (
+                        head,
+                        _bulk(b"%d" % count),
+                        keys[key_at:key_end],
+                        self._head,
+                        values[value_at:value_end],
+                    )
+                )
+            )
+            key_at, value_at = key_end, value_end
+        return calls
+
+
+def _replies(connection: Any, calls: list[bytes], missed: list[bytes]) -> int:
+    """Read a reply for each call and return the rows written; calls that found no script go to `missed`.
+
+    Every reply is read before an error is raised.
+    """
+    written, failure = 0, None
+    for call in calls:
+        try:
+            written += connection.read_response()
+        except NoScriptError:
+            missed.append(call)
+        except ResponseError as error:
+            failure = error
+    if failure is not None:
+        raise failure
+    return written
+
+
+class RedisRowWriter:
+    """Writes rows of one feature view whose entity has one join key.
+
+    `fields` are names and types of features: the contracts' types and the others of
+    `fast_redis_layout.VALUE_TYPES`. `key_ttl_seconds` lets Redis drop a key that long after its last write.
+    Threads may share a writer.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 (what a row's key and fields are made of)
+        self,
+        client: redis.Redis,
+        project: str,
+        view_name: str,
+        join_key: str,
+        fields: Sequence[tuple[str, str]],
+        key_ttl_seconds: int | None = None,
+    ) -> None:
+        if unknown := sorted({kind for _, kind in fields} - VALUE_TYPES.keys()):
+            raise ValueError(f"{view_name}: no such type: {', '.join(unknown)}")
+        self._client, self._project, self._join_key = client, project, join_key
+        self._fields = list(fields)
+        self._hash_fields = [time_field(view_name), *(field_name(view_name, name) for name, _ in fields)]
+        self._key_ttl_seconds = key_ttl_seconds
+
+    def write(
+        self,
+        entity_ids: Column,
+        event_timestamps_us: NDArray[np.int64],
+        columns: Mapping[str, Column],
+        ties: Ties,
+    ) -> int:
+        """Write one row for each entity id, and return how many rows were: the others met a newer one.
+
+        Times are microseconds since 1970, UTC. `ties` says what a row of the same time does to the one that
+        stands: `newer` leaves it, `same_or_newer` replaces it; `always` replaces any. A null (None, NaN or
+        Arrow's) is written as Feast writes it. Every column has a value for each row; KeyError names a missing
+        column, ValueError and TypeError one that does not fit, before anything is written.
+        """
+        ids = _entity_ids(self._join_key, entity_ids)
+        times = np.asarray(event_timestamps_us)
+        if times.dtype != np.int64:
+            raise TypeError(f"event times are {times.dtype}, not int64 microseconds")
+        arrays = [arrow_column(name, kind, columns[name]) for name, kind in self._fields]
+        for name, values in zip(
+            ["event times", *(name for name, _ in self._fields)], [times, *arrays], strict=True
+        ):
+            if len(values) != len(ids):
+                raise ValueError(f"{name}: {len(values)} values for {len(ids)} entity ids")
+        timestamps(times[[times.argmin(), times.argmax()]] if len(times) else times)
+        caller = ScriptCaller(self._client, self._hash_fields, ties, self._key_ttl_seconds)
+        return caller.write(self._encoded(ids, times, arrays))
+
+    def _encoded(self, ids: pa.Array, times: Integers, arrays: list[pa.Array]) -> Iterator[Encoded]:
+        """Yield the rows in chunks of bounded memory, however long a text is."""
+        numbers_width = 64 + sum(32 for _ in arrays)
+        pending = [(at, min(at + ROWS_A_CHUNK, len(ids))) for at in range(0, len(ids), ROWS_A_CHUNK)][::-1]
+        while pending:
+            first, end = pending.pop()
+            cut = [array.slice(first, end - first) for array in arrays]
+            key = ids.slice(first, end - first)
+            width = numbers_width + sum(map(longest_text, [key, *cut]))
+            if width * (end - first) > CHUNK_BYTES and end - first > 1:
+                middle = (first + end) // 2
+                pending += [(middle, end), (first, middle)]
+                continue
+            rows = end - first
+            key_parts = bulk(entity_keys(self._join_key, key, self._project), rows)
+            value_parts = bulk(timestamps(times[first:end]), rows)
+            for (_, kind), array in zip(self._fields, cut, strict=True):
+                value_parts += bulk(VALUE_TYPES[kind].encode(array), rows)
+            yield Encoded(*join_rows(key_parts, rows), *join_rows(value_parts, rows))
+
+
+def _entity_ids(join_key: str, values: Column) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    ids = values if isinstance(values, pa.Array) else pa.array(values)
+    entity_keys(join_key, ids.slice(0, 0), "")
+    if ids.null_count:
+        raise ValueError(f"{join_key}: an entity id is null")
+    return ids
