@@ -22,10 +22,10 @@ import psycopg
 
 from common_service_libs.base_api_config import DecisionSettings
 from common_service_libs.errors import ServiceError
+from common_service_libs.feature_status import FeatureStatus
 from common_service_libs.label_engine.engine import LabelEngine, Verdict
 from common_service_libs.label_engine.policy import Policy, find_policy, load_policy
 from common_service_libs.model_registry import BundleCache, MlflowRegistry
-from common_service_libs.online_store import ViewStatus
 from common_service_libs.release_bundle import read_thresholds
 
 SERVICES = Path(__file__).resolve().parent.parent / "services"
@@ -84,7 +84,7 @@ def decide(row: BatchScore, engine: LabelEngine) -> Verdict:
         score=row.score,
         features=_floats(row.features),
         request={**row.entity_ids, **_floats(row.request)},
-        status=dict.fromkeys(engine.policy.inputs.status, ViewStatus.PRESENT.value),
+        status=dict.fromkeys(engine.policy.inputs.status, FeatureStatus.PRESENT.value),
         degraded=False,
     )
 

@@ -25,13 +25,14 @@ from common_service_libs.errors import (
     RequestIdReused,
     SpoolUnavailable,
 )
+from common_service_libs.feature_status import FeatureStatus
 from common_service_libs.feature_vector import FeatureVector, VectorBuilder
 from common_service_libs.label_engine.engine import LabelEngine, Verdict, require_fit
 from common_service_libs.label_engine.policy import Policy
 from common_service_libs.label_engine.reason_codes import reason_of_feature
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import BundleCache, ModelVersion
-from common_service_libs.online_store import FeatureReader, OnlineFeatures, ViewStatus
+from common_service_libs.online_store import FeatureReader, OnlineFeatures
 from common_service_libs.redis_link import RedisLink
 from common_service_libs.release_bundle import Bundle, as_values, load_bundle
 
@@ -111,7 +112,7 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
     features.
     """
     policy = model.engine.policy
-    vector = model.vectors.build(online.values, case.request_values)
+    vector = model.vectors.build(online, case.request_values)
     request = {**case.entity_ids, **case.request_values}
     if online.unavailable and policy.without_features != "score_defaults":
         if policy.without_features == "refuse":
@@ -123,7 +124,7 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
     if vector.failed:
         raise FeaturesMissing(vector.failed)
     degraded = online.unavailable or any(
-        online.status[view] in {ViewStatus.STALE, ViewStatus.INVALID} for view in policy.degraded_by
+        online.status[view] in {FeatureStatus.STALE, FeatureStatus.INVALID} for view in policy.degraded_by
     )
     score = model.bundle.score(vector.values)
     verdict = model.engine.decide(

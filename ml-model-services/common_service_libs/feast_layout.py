@@ -10,16 +10,24 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 STRING_TYPE = 2
 INT64_TYPE = 4
 
 FeatureValue = float | str | None
+EntityValue = int | str
 
 _DOUBLE = struct.Struct("<d")
 _FLOAT = struct.Struct("<f")
 _INT64 = struct.Struct("<q")
 _MASK = 0xFFFFFFFF
+
+INT64_HEAD = struct.pack("<II", INT64_TYPE, _INT64.size)
+"""What precedes the eight bytes of an int64 value in a key."""
+
+MAX_KEPT_BYTES = 64
+MAX_KEPT_VALUES = 1 << 16
 
 # Field numbers of feast.types.Value that hold one scalar.
 _STRING, _INT32, _INT64_FIELD, _DOUBLE_FIELD, _FLOAT_FIELD, _BOOL, _UNIX_TIMESTAMP = 2, 3, 4, 5, 6, 7, 8
@@ -65,14 +73,28 @@ def timestamp_field(view: str) -> bytes:
 
 
 def key_head(join_key: str) -> bytes:
-    """Return what precedes the eight bytes of an int64 value in the key of an entity with one join key."""
+    """Return what precedes the value in the key of an entity with one join key."""
     name = join_key.encode()
-    return struct.pack("<III", 1, STRING_TYPE, len(name)) + name + struct.pack("<II", INT64_TYPE, _INT64.size)
+    return struct.pack("<III", 1, STRING_TYPE, len(name)) + name
 
 
-def entity_key(join_key: str, value: int, project: str) -> bytes:
-    """Return the Redis key of one entity."""
-    return key_head(join_key) + _INT64.pack(value) + project.encode()
+def key_value(value: EntityValue) -> bytes:
+    """Return the value of a join key, as its key holds it: type, length, bytes.
+
+    Raises ValueError for a number beyond 64 bits, or text that is no Unicode.
+    """
+    if isinstance(value, str):
+        text = value.encode()
+        return struct.pack("<II", STRING_TYPE, len(text)) + text
+    try:
+        return INT64_HEAD + _INT64.pack(value)
+    except struct.error:
+        raise ValueError(f"a key of type {type(value).__name__} is no 64-bit integer") from None
+
+
+def entity_key(join_key: str, value: EntityValue, project: str) -> bytes:
+    """Return the Redis key of one entity; a text value makes a string key, a number an int64 key."""
+    return key_head(join_key) + key_value(value) + project.encode()
 
 
 def decode_value(data: bytes | None) -> FeatureValue:
@@ -133,6 +155,47 @@ def decode_timestamp(data: bytes) -> float:
     except IndexError:
         raise ValueError("not a timestamp: cut off") from None
     return seconds + nanos / 1e9
+
+
+class NumberCache(dict[bytes | None, float | None]):
+    """Decodes serialized numbers and keeps what is short: counts and days repeat all the time.
+
+    Null is None; raises ValueError for bytes that are no number. At most `MAX_KEPT_VALUES` are kept.
+    """
+
+    def __missing__(self, data: bytes | None) -> float | None:
+        value = decode_value(data)
+        if isinstance(value, str):
+            raise ValueError("not a number but text")
+        _keep(self, data, value)
+        return value
+
+
+class TextCache(dict[bytes | None, str | None]):
+    """As `NumberCache`, for text: categories repeat too."""
+
+    def __missing__(self, data: bytes | None) -> str | None:
+        value = decode_value(data)
+        if isinstance(value, float):
+            raise ValueError("not text but a number")
+        _keep(self, data, value)
+        return value
+
+
+class TimestampCache(dict[bytes | None, float]):
+    """Decodes event times, most of which are one of a few midnights; NaN where there is none."""
+
+    def __missing__(self, data: bytes | None) -> float:
+        value = math.nan if data is None else decode_timestamp(data)
+        _keep(self, data, value)
+        return value
+
+
+def _keep(cache: dict[bytes | None, Any], data: bytes | None, value: Any) -> None:
+    if data is None or len(data) <= MAX_KEPT_BYTES:
+        if len(cache) >= MAX_KEPT_VALUES:
+            cache.clear()  # what repeats is soon back; what does not would stay for ever
+        cache[data] = value
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

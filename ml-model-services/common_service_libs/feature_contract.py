@@ -9,6 +9,8 @@ import msgspec
 from common_service_libs.errors import ContractError
 
 NUMERIC_TYPES = frozenset({"int64", "float64", "unix_timestamp"})
+FIELD_TYPES = NUMERIC_TYPES | {"string"}
+KEY_TYPES = frozenset({"int64", "string"})
 
 
 class Entity(msgspec.Struct, frozen=True):
@@ -51,12 +53,17 @@ class OnDemand(msgspec.Struct, frozen=True):
 
 
 class Feature(msgspec.Struct, frozen=True):
-    """One position of the vector."""
+    """One position of the vector.
+
+    `on_missing` says what a missing, stale or null value becomes; `on_stale`, where it is given, says so for
+    a stale one.
+    """
 
     name: str
     source: str
     type: str
     on_missing: Literal["default", "null", "fail"] = "null"
+    on_stale: Literal["default", "null", "fail", "use_stale"] | None = None
     default: float | str | None = None
 
 
@@ -102,15 +109,22 @@ def _require_consistent(contract: FeatureContract) -> None:
         if view.entity not in entities
     ]
     problems += [
-        f"entity {entity.name} has keys of type {entity.type}, only int64 is served"
+        f"entity {entity.name} has keys of type {entity.type}, only int64 and string are served"
         for entity in contract.entities
-        if entity.type != "int64"
+        if entity.type not in KEY_TYPES
+    ]
+    problems += [
+        f"field {field.name} has the type {field.type}, only {', '.join(sorted(FIELD_TYPES))} are served"
+        for field in (*(field for view in contract.views for field in view.fields), *contract.request)
+        if field.type not in FIELD_TYPES
     ]
     for feature in contract.features:
         source = on_demand if contract.on_demand and feature.source == contract.on_demand.view else None
         if feature.name not in (source if source is not None else view_fields.get(feature.source, set())):
             problems.append(f"feature {feature.name} is not in {feature.source}")
-        if feature.on_missing == "default" and feature.default is None:
+        if source is not None and feature.on_stale is not None:
+            problems.append(f"feature {feature.name} is computed: it has no age for on_stale")
+        if "default" in (feature.on_missing, feature.on_stale) and feature.default is None:
             problems.append(f"feature {feature.name} falls back to a default and has none")
     names = [name for fields in view_fields.values() for name in fields]
     names += [field.name for field in contract.request]

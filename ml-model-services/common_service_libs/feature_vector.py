@@ -5,60 +5,129 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from common_service_libs.feast_layout import FeatureValue
 from common_service_libs.feature_contract import NUMERIC_TYPES, Feature, FeatureContract
+from common_service_libs.feature_status import CODE, FeatureStatus
 from common_service_libs.on_demand import compile_features, names_in
+from common_service_libs.online_store import OnlineFeatures
+
+_PRESENT, _NULL, _STALE = FeatureStatus.PRESENT, FeatureStatus.NULL, FeatureStatus.STALE
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureVector:
-    """The vector in the contract's order (null is None), and the features that took their fallback."""
+    """The vector in the contract's order (null is None) with the status of each value.
+
+    `fallbacks` names the features that had no value of their own, `failed` those of them without which the
+    contract wants no score.
+    """
 
     values: tuple[FeatureValue, ...]
+    status: tuple[FeatureStatus, ...]
     fallbacks: tuple[str, ...]
     failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VectorPlan:
+    """How the vector of a contract comes about; the same for one case and for many.
+
+    `inputs` are the names that expressions read, `reads` the view fields among them by feature, `view_of`
+    the view of each field.
+    """
+
+    inputs: tuple[str, ...]
+    numeric: frozenset[str]
+    reads: Mapping[str, tuple[str, ...]]
+    view_of: Mapping[str, str]
+    features: tuple[tuple[Feature, bool], ...]
+
+
+def plan_of(contract: FeatureContract) -> VectorPlan:
+    """Return the plan of a contract; raises ExpressionError for an expression outside of the language."""
+    view_of = {field.name: view.name for view in contract.views for field in view.fields}
+    numeric = {field.name for view in contract.views for field in view.fields if field.type in NUMERIC_TYPES}
+    numeric |= {field.name for field in contract.request if field.type in NUMERIC_TYPES}
+    read = {feature.name: names_in(feature.expression) for feature in contract.on_demand_features}
+    view = contract.on_demand.view if contract.on_demand else None
+    return VectorPlan(
+        inputs=tuple(sorted(frozenset().union(*read.values()))),
+        numeric=frozenset(numeric),
+        reads={name: tuple(sorted(names & view_of.keys())) for name, names in read.items()},
+        view_of=view_of,
+        features=tuple((feature, feature.source == view) for feature in contract.features),
+    )
 
 
 class VectorBuilder:
     """Computes the vector of one contract; built once a bundle."""
 
     def __init__(self, contract: FeatureContract) -> None:
-        numeric = {
-            field.name for view in contract.views for field in view.fields if field.type in NUMERIC_TYPES
-        } | {field.name for field in contract.request if field.type in NUMERIC_TYPES}
-        self._compute = compile_features(contract.on_demand_features, numeric)
+        self._plan = plan_of(contract)
+        self._compute = compile_features(contract.on_demand_features, self._plan.numeric)
         self._computed = tuple(feature.name for feature in contract.on_demand_features)
-        read: set[str] = set().union(
-            *(names_in(feature.expression) for feature in contract.on_demand_features)
-        )
-        self._inputs = tuple(sorted(read))
-        view = contract.on_demand.view if contract.on_demand else None
-        self._features = tuple((feature, feature.source == view) for feature in contract.features)
+        self._names = contract.feature_names
+        self._all_present = (_PRESENT,) * len(contract.features)
 
-    def build(self, online: Mapping[str, FeatureValue], request: Mapping[str, float]) -> FeatureVector:
-        """Return the vector of `online` (view fields; absent or None is null) and `request` values."""
-        known = {**online, **request}
+    def build(self, online: OnlineFeatures, request: Mapping[str, float]) -> FeatureVector:
+        """Return the vector of what the online store said and of the `request` values."""
+        known: dict[str, Any] = {**online.values, **request}
+        if not all(status is _PRESENT for status in online.status.values()):
+            return self._with_fallbacks(known, online)
+        try:
+            known |= zip(self._computed, self._compute(known), strict=True)
+            values = tuple([known[name] for name in self._names])
+        except KeyError:  # a value of the request is not there
+            return self._with_fallbacks(known, online)
+        if any(value != value for value in values):
+            return self._with_fallbacks(known, online)
+        return FeatureVector(values, self._all_present, (), ())
+
+    def _with_fallbacks(self, known: Mapping[str, FeatureValue], online: OnlineFeatures) -> FeatureVector:
         inputs: dict[str, float] = {}
-        for name in self._inputs:
+        for name in self._plan.inputs:
             value = known.get(name)
             inputs[name] = value if isinstance(value, float) else math.nan
         computed = dict(zip(self._computed, self._compute(inputs), strict=True))
         values: list[FeatureValue] = []
+        statuses: list[FeatureStatus] = []
         fallbacks: list[str] = []
         failed: list[str] = []
-        for feature, on_demand in self._features:
-            value = computed[feature.name] if on_demand else online.get(feature.name)
+        for feature, on_demand in self._plan.features:
+            name = feature.name
+            value = computed[name] if on_demand else online.values.get(name)
+            if on_demand:
+                status = max(
+                    [self._status(field, online) for field in self._plan.reads[name]],
+                    key=CODE.__getitem__,
+                    default=_PRESENT,
+                )
+            else:
+                status = self._status(name, online)
+            policy: str = feature.on_missing
+            if status is _STALE and not on_demand:
+                policy = feature.on_stale or feature.on_missing
+                if policy == "use_stale":
+                    value = online.stale_values.get(name)
+                    policy = feature.on_missing
             if value is None or value != value:
-                value = _fallback(feature, failed)
-                fallbacks.append(feature.name)
+                value = None
+                if status is _PRESENT:
+                    status = _NULL
+                fallbacks.append(name)
+                if policy == "default":
+                    value, status = feature.default, FeatureStatus.DEFAULTED
+                elif policy == "fail":
+                    failed.append(name)
             values.append(value)
-        return FeatureVector(tuple(values), tuple(fallbacks), tuple(failed))
+            statuses.append(status)
+        return FeatureVector(tuple(values), tuple(statuses), tuple(fallbacks), tuple(failed))
 
-
-def _fallback(feature: Feature, failed: list[str]) -> FeatureValue:
-    if feature.on_missing == "fail":
-        failed.append(feature.name)
-    if feature.on_missing != "default":
-        return None
-    return feature.default
+    def _status(self, field: str, online: OnlineFeatures) -> FeatureStatus:
+        """Return the status of one view field: a view that is `null` has a null among its values."""
+        status = online.status[self._plan.view_of[field]]
+        if status is not _NULL:
+            return status
+        return _NULL if online.values.get(field) is None else _PRESENT

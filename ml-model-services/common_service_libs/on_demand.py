@@ -1,4 +1,4 @@
-"""The contract's expression language, compiled once to a function over Python floats.
+"""The contract's expression language, compiled once to a function over Python floats, or over columns.
 
 The language: names, numbers, `+ - * /`, a sign, one comparison (1.0 or 0.0) and six functions. All arithmetic
 is IEEE double, null is NaN. `feature-store-management/contracts/expression_vectors.json` holds what every
@@ -10,6 +10,9 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from common_service_libs.errors import ExpressionError
 from common_service_libs.feature_contract import OnDemandFeature
@@ -18,6 +21,7 @@ SECONDS_A_DAY = 86400.0
 MAX_EXPRESSION_CHARS = 4000
 
 OnDemandFunction = Callable[[Mapping[str, float]], tuple[float, ...]]
+ColumnsFunction = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
 def divide(a: float, b: float) -> float:
@@ -72,6 +76,34 @@ def if_same_day(v: float, d: float, t: float) -> float:
     return coalesce(v, 0.0) if d == day(t) else 0.0
 
 
+def _coalesce_columns(a: Any, b: Any) -> Any:
+    return np.where(np.isnan(a), b, a)
+
+
+def _where_columns(c: Any, a: Any, b: Any) -> Any:
+    return np.where((c == 0.0) | np.isnan(c), b, a)
+
+
+def _day_columns(t: Any) -> Any:
+    return np.floor(np.divide(t, SECONDS_A_DAY))
+
+
+def _hour_columns(t: Any) -> Any:
+    return np.floor((t - SECONDS_A_DAY * _day_columns(t)) / 3600.0)
+
+
+def _weekday_columns(t: Any) -> Any:
+    return np.mod(_day_columns(t) + 3.0, 7.0)
+
+
+def _if_same_day_columns(v: Any, d: Any, t: Any) -> Any:
+    return np.where(d == _day_columns(t), _coalesce_columns(v, 0.0), 0.0)
+
+
+def _flag_columns(test: Any) -> Any:
+    return np.where(test, 1.0, 0.0)
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., float], int]] = {
     "coalesce": (coalesce, 2),
     "where": (where, 3),
@@ -80,9 +112,17 @@ FUNCTIONS: dict[str, tuple[Callable[..., float], int]] = {
     "weekday": (weekday, 1),
     "if_same_day": (if_same_day, 3),
 }
+_COLUMN_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "coalesce": _coalesce_columns,
+    "where": _where_columns,
+    "day": _day_columns,
+    "hour": _hour_columns,
+    "weekday": _weekday_columns,
+    "if_same_day": _if_same_day_columns,
+}
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
-_DIVIDE = "__divide"
+_DIVIDE, _FLAG = "__divide", "__flag"
 _ARGUMENT = "__inputs"
 
 
@@ -98,10 +138,27 @@ def compile_features(features: Sequence[OnDemandFeature], inputs: Collection[str
 
     Raises ExpressionError for an expression outside of the language or a name that is not among `inputs`.
     """
+    scope = {_DIVIDE: divide} | {name: pair[0] for name, pair in FUNCTIONS.items()}
+    return _compiled(features, inputs, scope, columns=False)
+
+
+def compile_columns(features: Sequence[OnDemandFeature], inputs: Collection[str]) -> ColumnsFunction:
+    """As `compile_features`, over columns: NumPy arrays of doubles (or one number for all rows), null is NaN.
+
+    Every row is, bit for bit, what `compile_features` computes of it. Call it under
+    `np.errstate(all="ignore")`: a division by zero is no error here.
+    """
+    scope = {_DIVIDE: np.divide, _FLAG: _flag_columns} | _COLUMN_FUNCTIONS
+    return _compiled(features, inputs, scope, columns=True)
+
+
+def _compiled(
+    features: Sequence[OnDemandFeature], inputs: Collection[str], scope: dict[str, Any], *, columns: bool
+) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
     bodies = []
     for feature in features:
         seen: set[str] = set()
-        bodies.append(_Translator(feature.expression, seen=seen).translate())
+        bodies.append(_Translator(feature.expression, seen=seen, columns=columns).translate())
         if unknown := sorted(seen - set(inputs)):
             raise ExpressionError(f"{feature.name}: unknown name {unknown[0]} in {feature.expression!r}")
     arguments = ast.arguments(
@@ -109,17 +166,19 @@ def compile_features(features: Sequence[OnDemandFeature], inputs: Collection[str
     )
     tree = ast.Expression(ast.Lambda(arguments, ast.Tuple(bodies, ast.Load())))
     code = compile(ast.fix_missing_locations(tree), "<on-demand features>", "eval")
-    scope = {"__builtins__": {}, _DIVIDE: divide} | {name: pair[0] for name, pair in FUNCTIONS.items()}
-    compiled: OnDemandFunction = eval(code, scope)  # noqa: S307 - the tree was built here, node by node
+    compiled: Callable[[Mapping[str, Any]], tuple[Any, ...]] = eval(  # noqa: S307 - built here, node by node
+        code, {"__builtins__": {}} | scope
+    )
     return compiled
 
 
 class _Translator:
     """Turns one expression into a Python syntax tree that holds white-listed nodes only."""
 
-    def __init__(self, expression: str, seen: set[str]) -> None:
+    def __init__(self, expression: str, seen: set[str], *, columns: bool = False) -> None:
         self._expression = expression
         self._seen = seen
+        self._columns = columns
 
     def translate(self) -> ast.expr:
         if len(self._expression) > MAX_EXPRESSION_CHARS:
@@ -145,6 +204,8 @@ class _Translator:
                 return ast.BinOp(self._node(left), op, self._node(right))
             case ast.Compare(left=left, ops=[op], comparators=[right]) if isinstance(op, _COMPARISONS):
                 test = ast.Compare(self._node(left), [op], [self._node(right)])
+                if self._columns:
+                    return ast.Call(ast.Name(_FLAG, ast.Load()), [test], [])
                 return ast.IfExp(test, ast.Constant(1.0), ast.Constant(0.0))
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
                 arity = FUNCTIONS[name][1]

@@ -134,16 +134,18 @@ class RedisLink:
         if self._connection is not None:
             self._connection.fail("closed")
 
-    def call(self, payload: bytes, expected: int) -> asyncio.Future[list[Any]]:
+    def call(
+        self, payload: bytes, expected: int, *, deadline: float | None = None
+    ) -> asyncio.Future[list[Any]]:
         """Send encoded commands and return the future of their `expected` replies.
 
         Raises OnlineStoreError, now or from the future, when the server is silent for longer than the
-        deadline.
+        deadline (seconds; the link's own where none is given).
         """
         connection = self._connection
         if connection is None or connection.lost.done():
             raise OnlineStoreError("not connected")
-        return connection.call(payload, expected, self._deadline)
+        return connection.call(payload, expected, self._deadline if deadline is None else deadline)
 
     async def ping(self) -> bool:
         """Return whether the server answers now."""

@@ -214,7 +214,12 @@ Hash = dict[bytes, bytes]
 
 
 def put_view(
-    store: dict[bytes, Hash], join_key: str, entity: int, view: str, values: Mapping[str, Any], time: float
+    store: dict[bytes, Hash],
+    join_key: str,
+    entity: int | str,
+    view: str,
+    values: Mapping[str, Any],
+    time: float,
 ) -> None:
     """Write one view of one entity into a store as Feast does."""
     fields = store.setdefault(entity_key(join_key, entity, PROJECT), {})
@@ -255,6 +260,17 @@ def known_store(now: float = NOON) -> dict[bytes, Hash]:
         profile[feature.name] = {"string": text, "float64": 70.35}.get(feature.type, 1)
     put_view(store, "subscriber_id", SUBSCRIBER, "subscriber_profile", profile, midnight - 86400 * 30)
     return store
+
+
+def replies_to(store: Mapping[bytes, Hash], commands: bytes) -> list[list[bytes | None]]:
+    """Return what a server with this store answers to pipelined HMGETs."""
+    parser = hiredis.Reader()
+    parser.feed(commands)
+    replies = []
+    while (command := parser.gets()) is not False:
+        found = store.get(command[1], {})
+        replies.append([found.get(field) for field in command[2:]])
+    return replies
 
 
 class FakeRedis:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from service_testkit import CUSTOMER, NOON, PROJECT, TERMINAL, contract, known_store
+from service_testkit import CUSTOMER, NOON, PROJECT, TERMINAL, contract, known_store, replies_to
 
 from common_service_libs.batch_door import SERVICES, BatchScore, decide, main
 from common_service_libs.decision_service import Case, ServedModel, judge
-from common_service_libs.feast_layout import entity_key, field_name, timestamp_field
 from common_service_libs.feature_vector import VectorBuilder
 from common_service_libs.label_engine.engine import LabelEngine
 from common_service_libs.label_engine.policy import find_policy, load_policy
@@ -30,17 +29,8 @@ def _served(bundle_folder) -> ServedModel:
 
 def _online(model: ServedModel) -> OnlineFeatures:
     """Decode the test store without a server: what a pipelined read would answer."""
-    store = known_store()
-    replies = []
-    for entity, value in (("customer", CUSTOMER), ("terminal", TERMINAL)):
-        key = entity_key(f"{entity}_id", value, PROJECT)
-        fields = []
-        for view in model.bundle.contract.views:
-            if view.entity == entity:
-                fields += [field_name(view.name, field.name) for field in view.fields]
-                fields.append(timestamp_field(view.name))
-        replies.append([store[key].get(field) for field in fields])
-    return model.reader.decode(replies, NOON)
+    commands, _ = model.reader.command({"customer_id": CUSTOMER, "terminal_id": TERMINAL})
+    return model.reader.decode(replies_to(known_store(), commands), NOON)
 
 
 @pytest.mark.parametrize("amount", [0.0, 57.16, 151.0, 220.0, 221.0, 400.0])

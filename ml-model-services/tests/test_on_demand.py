@@ -11,7 +11,7 @@ from service_testkit import CONTRACTS
 
 from common_service_libs.errors import ExpressionError
 from common_service_libs.feature_contract import OnDemandFeature
-from common_service_libs.on_demand import compile_features, divide, names_in
+from common_service_libs.on_demand import compile_columns, compile_features, divide, names_in
 
 VECTORS = json.loads((CONTRACTS / "expression_vectors.json").read_text())
 
@@ -62,3 +62,30 @@ def test_no_input_makes_a_documented_expression_fail(values: list[float]) -> Non
     inputs = dict(zip(("v", "d", "t"), values, strict=True))
     for expression in ("if_same_day(v, d, t)", "hour(t) + weekday(t) * day(t)", "where(v > d, v / d, t / 0)"):
         assert isinstance(evaluate(expression, inputs), float)
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
+def test_contract_vectors_are_reproduced_by_columns_too(case: dict) -> None:
+    function = compile_columns([OnDemandFeature("f", "float64", case["expression"])], set(case["inputs"]))
+    inputs = {name: np.array([math.nan if v is None else float(v)] * 2) for name, v in case["inputs"].items()}
+    expected = math.nan if case["expected"] is None else float(case["expected"])
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(np.broadcast_to(function(inputs)[0], 2), [expected] * 2)
+
+
+@given(st.lists(st.tuples(floats, floats, floats), min_size=1, max_size=5))
+def test_columns_are_row_for_row_what_the_scalars_are(rows: list[tuple[float, float, float]]) -> None:
+    features = [
+        OnDemandFeature(str(n), "float64", text)
+        for n, text in enumerate(
+            ["if_same_day(v, d, t)", "hour(t) + weekday(t) * day(t)", "where(v > d, v / d, t / 0)",
+             "coalesce(v, d) - t", "weekday(v)", "-v <= d", "2"]
+        )
+    ]  # fmt: skip
+    scalar, columns = compile_features(features, {"v", "d", "t"}), compile_columns(features, {"v", "d", "t"})
+    table = np.array(rows)
+    with np.errstate(all="ignore"):
+        together = columns(dict(zip(("v", "d", "t"), table.T, strict=True)))
+    for row, values in enumerate(rows):
+        alone = scalar(dict(zip(("v", "d", "t"), values, strict=True)))
+        np.testing.assert_array_equal([np.broadcast_to(c, len(rows))[row] for c in together], alone)
