@@ -1,8 +1,8 @@
 """Feast's Redis layout for columns of rows at once: keys, values and times as NumPy matrices of bytes.
 
 A row is one hash. Its key is the entity key (serialization 3) and the project. A field's name is the murmur3
-hash of `view:feature`, its value a serialized `feast.types.Value`; the field `_ts:view` holds the row's time as
-a serialized `google.protobuf.Timestamp`. Feast's own code for it: `feast/infra/online_stores/redis.py`.
+hash of `view:feature`, its value a serialized `feast.types.Value`; the field `_ts:view` holds the row's time,
+serialized as a `google.protobuf.Timestamp`. Feast's own code for it: `feast/infra/online_stores/redis.py`.
 """
 
 from __future__ import annotations
@@ -128,10 +128,14 @@ def longest_text(column: pa.Array) -> int:
     return pc.max(pc.binary_length(column)).as_py() or 0
 
 
-def timestamps(microseconds: Integers) -> list[Part]:
-    """Return serialized Timestamps; microseconds since 1970, UTC. ValueError outside years 1 to 9999."""
+def check_times(microseconds: Integers) -> None:
+    """Raise ValueError for a time that no Timestamp can hold."""
     if len(microseconds) and not FIRST_TIME_US <= microseconds.min() <= microseconds.max() <= LAST_TIME_US:
         raise ValueError("an event time lies outside the years 1 to 9999")
+
+
+def timestamps(microseconds: Integers) -> list[Part]:
+    """Return serialized Timestamps of microseconds since 1970, UTC."""
     seconds = microseconds // MICROSECONDS
     nanoseconds = (microseconds - seconds * MICROSECONDS) * 1000
     parts = []

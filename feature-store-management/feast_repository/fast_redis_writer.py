@@ -25,6 +25,7 @@ from fast_redis_layout import (
     Integers,
     arrow_column,
     bulk,
+    check_times,
     entity_keys,
     field_name,
     join_rows,
@@ -247,25 +248,30 @@ class RedisRowWriter:
 
         Times are microseconds since 1970, UTC. `ties` says what a row of the same time does to the one that
         stands: `newer` leaves it, `same_or_newer` replaces it; `always` replaces any. A null (None, NaN or
-        Arrow's) is written as Feast writes it. Every column has a value for each row; KeyError names a missing
-        column, ValueError and TypeError one that does not fit, before anything is written.
+        Arrow's) is written as Feast writes it. Every column has a value a row; KeyError names a column that
+        is missing, ValueError and TypeError one that does not fit, before anything is written.
         """
+        rows = self.encode(entity_ids, event_timestamps_us, columns)
+        caller = ScriptCaller(self._client, self._hash_fields, ties, self._key_ttl_seconds)
+        return caller.write(rows)
+
+    def encode(
+        self, entity_ids: Column, event_timestamps_us: NDArray[np.int64], columns: Mapping[str, Column]
+    ) -> Iterator[Encoded]:
+        """Return the rows as `write` sends them, in chunks of bounded size; columns are checked first."""
         ids = _entity_ids(self._join_key, entity_ids)
         times = np.asarray(event_timestamps_us)
         if times.dtype != np.int64:
             raise TypeError(f"event times are {times.dtype}, not int64 microseconds")
         arrays = [arrow_column(name, kind, columns[name]) for name, kind in self._fields]
-        for name, values in zip(
-            ["event times", *(name for name, _ in self._fields)], [times, *arrays], strict=True
-        ):
+        names = ["event times", *(name for name, _ in self._fields)]
+        for name, values in zip(names, [times, *arrays], strict=True):
             if len(values) != len(ids):
                 raise ValueError(f"{name}: {len(values)} values for {len(ids)} entity ids")
-        timestamps(times[[times.argmin(), times.argmax()]] if len(times) else times)
-        caller = ScriptCaller(self._client, self._hash_fields, ties, self._key_ttl_seconds)
-        return caller.write(self._encoded(ids, times, arrays))
+        check_times(times)
+        return self._encoded(ids, times, arrays)
 
     def _encoded(self, ids: pa.Array, times: Integers, arrays: list[pa.Array]) -> Iterator[Encoded]:
-        """Yield the rows in chunks of bounded memory, however long a text is."""
         numbers_width = 64 + sum(32 for _ in arrays)
         pending = [(at, min(at + ROWS_A_CHUNK, len(ids))) for at in range(0, len(ids), ROWS_A_CHUNK)][::-1]
         while pending:
