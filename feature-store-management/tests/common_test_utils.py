@@ -71,6 +71,11 @@ class Transaction:
     label_known_at: pd.Timestamp
 
     @property
+    def arrival(self) -> pd.Timestamp:
+        """When the transaction became known: never before it happened."""
+        return max(self.known_at, self.moment)
+
+    @property
     def day(self) -> pd.Timestamp:
         """Midnight of the transaction's day."""
         return self.moment.normalize()
@@ -246,11 +251,11 @@ def full_day_totals(rows: Iterable[Transaction], midnight: pd.Timestamp, entity:
     """Return what the daily view must hold of one entity's transactions as of a midnight."""
     rows = list(rows)
     values: Row = {}
-    used: list[pd.Timestamp] = [midnight]
+    known_from: list[pd.Timestamp] = [midnight]
     for days in WINDOWS:
         inside = window(rows, midnight, days)
         values[f"{entity}_tx_count_full_{days}d"] = len(inside)
-        used += [row.known_at for row in inside]
+        known_from += [row.known_at + MICROSECOND for row in inside]
         if entity == "customer":
             values[f"customer_tx_amount_sum_full_{days}d"] = sum(row.cents for row in inside) / 100
             continue
@@ -259,8 +264,8 @@ def full_day_totals(rows: Iterable[Transaction], midnight: pd.Timestamp, entity:
         frauds = sum(row.is_fraud or 0 for row in labelled)
         values[f"terminal_labelled_tx_count_{days}d"] = len(labelled)
         values[f"terminal_fraud_risk_{days}d"] = frauds / len(labelled) if labelled else 0.0
-        used += [max(row.known_at, row.label_known_at) for row in labelled]
-    return {"event_timestamp": midnight, "created_timestamp": max(used), **values}
+        known_from += [max(row.known_at, row.label_known_at) + MICROSECOND for row in labelled]
+    return {"event_timestamp": midnight, "created_timestamp": max(known_from), **values}
 
 
 def expected_daily(rows: list[Transaction], entity: str) -> dict[tuple[int, pd.Timestamp], Row]:
@@ -275,22 +280,24 @@ def expected_daily(rows: list[Transaction], entity: str) -> dict[tuple[int, pd.T
     return expected
 
 
-def expected_today(rows: list[Transaction], entity: str) -> dict[tuple[int, pd.Timestamp], Row]:
-    """Return the running totals: every entity and every moment at which it has a transaction."""
+def expected_today(rows: list[Transaction], entity: str) -> dict[tuple[int, pd.Timestamp, pd.Timestamp], Row]:
+    """Return the running totals: every entity, every moment at which a transaction of it became known."""
     expected = {}
     for key, own in by_entity(rows, entity).items():
-        for moment in {row.moment for row in own}:
-            so_far = [row for row in own if moment.normalize() <= row.moment <= moment]
+        for day, arrival in {(row.day, row.arrival) for row in own}:
+            so_far = [row for row in own if row.day == day and row.arrival <= arrival]
+            true_from = max(row.moment for row in so_far) + MICROSECOND
+            known_from = max(true_from, arrival + MICROSECOND)
             row = {
                 f"{entity}_id": key,
-                "event_timestamp": moment,
-                "created_timestamp": max([moment, *(row.known_at for row in so_far)]),
+                "event_timestamp": true_from,
+                "created_timestamp": known_from,
                 f"{entity}_tx_count_today": len(so_far),
-                f"{entity}_today_day": (moment.normalize() - pd.Timestamp(0, tz="UTC")) // DAY,
+                f"{entity}_today_day": (day - pd.Timestamp(0, tz="UTC")) // DAY,
             }
             if entity == "customer":
                 row["customer_tx_amount_sum_today"] = sum(row.cents for row in so_far) / 100
-            expected[key, moment] = row
+            expected[key, true_from, known_from] = row
     return expected
 
 
@@ -303,9 +310,10 @@ def by_entity(rows: Iterable[Transaction], entity: str) -> dict[int, list[Transa
 
 
 def expected_vector(rows: list[Transaction], scored: Transaction) -> dict[str, float]:
-    """Return the fraud vector of a transaction from what happened strictly before it.
+    """Return the fraud vector of a transaction from what was known strictly before it.
 
     The mean is the contract's: the full days' sum, today's and the amount, added as doubles in this order.
+    Full days count with all their rows: a window into which a row came late is not what this computes.
     """
     moment, midnight = scored.moment, scored.moment.normalize()
     customers = [row for row in rows if row.customer_id == scored.customer_id]
@@ -317,12 +325,13 @@ def expected_vector(rows: list[Transaction], scored: Transaction) -> dict[str, f
     }
     for days in WINDOWS:
         full = [row.cents for row in window(customers, midnight, days)]
-        today = [row.cents for row in customers if midnight <= row.moment < moment]
+        today = [row.cents for row in customers if midnight <= row.moment and row.arrival < moment]
         count = len(full) + len(today) + 1
         dollars = sum(full) / 100 + sum(today) / 100 + scored.cents / 100
         vector[f"customer_tx_count_{days}d"] = count
         vector[f"customer_tx_amount_mean_{days}d"] = dollars / count
-        at_terminal = [row for row in terminals if midnight - days * DAY <= row.moment < moment]
+        at_terminal = window(terminals, midnight, days)
+        at_terminal += [row for row in terminals if midnight <= row.moment and row.arrival < moment]
         vector[f"terminal_tx_count_{days}d"] = len(at_terminal) + 1
         daily = full_day_totals(terminals, midnight, "terminal")
         for name in (f"terminal_labelled_tx_count_{days}d", f"terminal_fraud_risk_{days}d"):
@@ -330,10 +339,13 @@ def expected_vector(rows: list[Transaction], scored: Transaction) -> dict[str, f
     return vector
 
 
-def assert_same_rows(actual: list[Row], expected: Mapping[tuple[int, pd.Timestamp], Row], key: str) -> None:
-    """Compare a table with the oracle's, row by row and value by value, without tolerance."""
-    found = {(row[key], pd.Timestamp(row["event_timestamp"])): row for row in actual}
-    assert len(found) == len(actual), f"{key} x event_timestamp is no key"
+def assert_same_rows(actual: list[Row], expected: Mapping[tuple[Any, ...], Row], *key: str) -> None:
+    """Compare a table with the oracle's, row by row and value by value, without tolerance.
+
+    `key` names the columns that the oracle's keys hold, in order.
+    """
+    found = {tuple(row[column] for column in key): row for row in actual}
+    assert len(found) == len(actual), f"{key} is no key"
     missing, surplus = expected.keys() - found.keys(), found.keys() - expected.keys()
     assert not missing, f"missing {sorted(missing)[:3]}"
     assert not surplus, f"too many {sorted(surplus)[:3]}"

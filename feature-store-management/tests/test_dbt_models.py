@@ -16,6 +16,7 @@ import yaml
 from common_test_utils import (
     DAY,
     DBT_DIR,
+    MICROSECOND,
     Rehearsal,
     Transaction,
     assert_same_rows,
@@ -92,21 +93,22 @@ def test_the_delay_of_labels_is_written_nowhere_but_in_its_table():
 def random_transactions(days: range, seed: int, first_id: int) -> list[Transaction]:
     """Return a few hundred transactions with what goes wrong in real ones.
 
-    Simultaneous transactions of one customer, times at both ends of a day, entities that come late and pause
-    for weeks, labels that never come, transactions and labels that come in days late.
+    Simultaneous transactions of one customer, times at both ends of a day, some to the microsecond, entities
+    that come late and pause for weeks, labels that never come, transactions and labels that come in out of
+    order, at midnight itself and days late.
     """
     draw = random.Random(seed)
     rows = []
     for day in days:
         midnight = FIRST_DAY + day * DAY
-        times = [draw.randrange(86_400) for _ in range(draw.randrange(8, 16))] + [0, 1, 86_399]
-        times += [times[0], times[0]]
+        times = [float(draw.randrange(86_400)) for _ in range(draw.randrange(8, 16))]
+        times += [times[0], times[0], 0, 1e-6, 86_399, 86_399.999999]
         for second in times:
             customer = draw.randrange(1 + min(day, 11))
             if customer == 3 and 10 < day < 42:  # away for more than a month
                 customer = 0
-            late = draw.choice([0] * 12 + [3600, 86_400, 3 * 86_400, 40 * 86_400])
-            moment = midnight + second * pd.Timedelta(seconds=1)
+            late = draw.choice([0] * 12 + [1800, 7200, 86_400 - second, 86_400, 3 * 86_400, 40 * 86_400])
+            moment = midnight + pd.Timedelta(microseconds=round(second * 1e6))
             made = transaction(
                 first_id + len(rows),
                 moment,
@@ -119,7 +121,7 @@ def random_transactions(days: range, seed: int, first_id: int) -> list[Transacti
             rows.append(
                 replace(
                     made,
-                    known_at=moment + late * pd.Timedelta(seconds=1),
+                    known_at=moment + pd.Timedelta(microseconds=round(late * 1e6)),
                     label_known_at=made.label_known_at + late_label * pd.Timedelta(seconds=1),
                 )
             )
@@ -147,12 +149,10 @@ def on_days(rows: list[Transaction], *days: int) -> list[Transaction]:
 
 def assert_tables_stand_for(rehearsal: Rehearsal, rows: list[Transaction]) -> None:
     for entity in ("customer", "terminal"):
-        assert_same_rows(
-            rehearsal.rows(f"features.fct_{entity}_daily"), expected_daily(rows, entity), f"{entity}_id"
-        )
-        assert_same_rows(
-            rehearsal.rows(f"features.fct_{entity}_today"), expected_today(rows, entity), f"{entity}_id"
-        )
+        daily, today = (rehearsal.rows(f"features.fct_{entity}_{window}") for window in ("daily", "today"))
+        key = f"{entity}_id", "event_timestamp"
+        assert_same_rows(daily, expected_daily(rows, entity), *key)
+        assert_same_rows(today, expected_today(rows, entity), *key, "created_timestamp")
     labels = {row["transaction_id"]: row for row in rehearsal.rows("labels.fct_fraud_labels")}
     assert labels == {
         row.transaction_id: {
@@ -247,8 +247,9 @@ def test_a_build_that_breaks_off_between_two_tables_is_made_good_by_the_next(reh
     failed = rehearsal.run(BUILD)
     assert failed.returncode != 0
     assert "in_the_way" in failed.stdout
+    customer_daily = rehearsal.rows("features.fct_customer_daily")
     assert_same_rows(
-        rehearsal.rows("features.fct_customer_daily"), expected_daily(Loaded.rows, "customer"), "customer_id"
+        customer_daily, expected_daily(Loaded.rows, "customer"), "customer_id", "event_timestamp"
     )
     rehearsal.connection.execute(f"alter table {table} drop constraint in_the_way")
     rehearsal.succeed(BUILD)
@@ -291,6 +292,50 @@ def test_a_build_of_nothing_new_changes_nothing(rehearsal: Rehearsal):
     before = rehearsal.checksums()
     rehearsal.succeed(BUILD)
     assert rehearsal.checksums() == before
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(300)
+def test_rows_of_the_stream_stay_until_their_day_is_built(rehearsal: Rehearsal):
+    """Days 50 and 51 have not landed: neither a rebuild of day 48 nor a full one takes what was streamed."""
+    totals = {
+        "customer": "customer_tx_count_today, customer_tx_amount_sum_today",
+        "terminal": "terminal_tx_count_today",
+    }
+    newest = [
+        FIRST_DAY + 50 * DAY,
+        FIRST_DAY + 51 * DAY - MICROSECOND,
+        FIRST_DAY + 51 * DAY + pd.Timedelta(hours=9),
+    ]
+    streamed = {}
+    for entity, names in totals.items():
+        table = rehearsal.table(f"features.fct_{entity}_today")
+        for moment in newest:
+            rehearsal.connection.execute(
+                f"insert into {table} "
+                f"({entity}_id, event_timestamp, created_timestamp, {names}, {entity}_today_day) "
+                f"values (1, %s, %s, {', '.join('1' for _ in names.split(','))}, %s)",
+                [moment + MICROSECOND, moment + 2 * MICROSECOND, day_number(moment)],
+            )
+        streamed[entity] = (
+            f"select * from {table} where event_timestamp > '{newest[0]}' order by event_timestamp"
+        )
+    written = {entity: rehearsal.connection.execute(query).fetchall() for entity, query in streamed.items()}
+    assert [len(rows) for rows in written.values()] == [3, 3]
+    for options in (("--from-date", str((FIRST_DAY + 48 * DAY).date())), ("--full-refresh",)):
+        rehearsal.succeed(BUILD, *options)
+        for entity, query in streamed.items():
+            assert rehearsal.connection.execute(query).fetchall() == written[entity]
+
+    landed = random_transactions(range(50, 52), seed=5, first_id=40_000)
+    rehearsal.load(landed)
+    Loaded.rows = Loaded.rows + landed
+    rehearsal.succeed(BUILD)
+    assert_tables_stand_for(rehearsal, Loaded.rows)
+
+
+def day_number(moment: pd.Timestamp) -> int:
+    return (moment.normalize() - pd.Timestamp(0, tz="UTC")) // DAY
 
 
 @pytest.mark.integration

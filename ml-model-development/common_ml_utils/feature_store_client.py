@@ -1,7 +1,7 @@
 """Point-in-time features, labels and contracts from the feature store: Feast's SDK and its PostgreSQL.
 
-All times are UTC. Feast joins with `<=` while a feature at time t may use only what was known strictly before
-it: entity rows are asked for as of t - 1 microsecond, and t itself goes along as request value.
+All times are UTC. Entity rows are asked for as of their own time: a row of a feature table says itself from
+when it is true and known, which is after the last event in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from common_ml_utils.settings import DatabaseAddress
 
 PROJECT = "mlops_platform"
 FEAST_SCHEMA = "feast"
-JUST_BEFORE = timedelta(microseconds=1)
 PARALLEL_QUERIES = 2  # one is computed by PostgreSQL while the other's rows become a data frame
 
 
@@ -44,9 +43,7 @@ class EntityQuery:
     """Which rows to fetch features for: a table with entity keys and event times, and its request values.
 
     `columns` are carried through unchanged. `request` maps a request value to an SQL expression over the
-    table. An event sees what was known strictly before it; a snapshot (`strictly_before=False`) sees its own
-    moment, as its label covers the time after it. With `labels_known_as_of`, only rows whose `label_known_at`
-    is not later are taken.
+    table. With `labels_known_as_of`, only rows whose `label_known_at` is not later are taken.
     """
 
     table: tuple[str, str]
@@ -54,22 +51,12 @@ class EntityQuery:
     order_by: str
     request: dict[str, str] = field(default_factory=dict)
     timestamp: str = "event_timestamp"
-    strictly_before: bool = True
     labels_known_as_of: datetime | None = None
-
-    @property
-    def head_start(self) -> timedelta:
-        """How long before its own time a row is asked for."""
-        return JUST_BEFORE if self.strictly_before else timedelta(0)
 
     def statement(self, start: datetime, end: datetime) -> str:
         """Return the SELECT for times in [start, end); its `event_timestamp` is what to ask as of."""
         parts: list[sql.Composable] = [sql.Identifier(name) for name in self.columns]
-        parts.append(
-            sql.SQL("{t} - make_interval(secs => {seconds}) AS event_timestamp").format(
-                t=sql.Identifier(self.timestamp), seconds=sql.Literal(self.head_start.total_seconds())
-            )
-        )
+        parts.append(sql.SQL("{} AS event_timestamp").format(sql.Identifier(self.timestamp)))
         for name, expression in self.request.items():
             parts.append(sql.SQL("{e} AS {n}").format(e=sql.SQL(expression), n=sql.Identifier(name)))
         query = sql.SQL("SELECT {parts} FROM {table} WHERE {t} >= {start} AND {t} < {end}").format(
@@ -143,8 +130,8 @@ class FeatureStoreClient:
         """Return the entity rows of the windows [start, end) with their vectors, in the query's order.
 
         Each window is one Feast query: windows of a day keep its joins small and its memory bounded. Features
-        have the contract's types and `on_missing`; `event_timestamp` is the event's own time again. Rows of
-        the feature tables that became known only after the event are left out.
+        have the contract's types and `on_missing`. Rows of the feature tables that became known only after
+        the event are left out.
         """
         with self._translated():
             store = self._point_in_time()
@@ -180,7 +167,7 @@ class FeatureStoreClient:
             frame[feature.name] = typed_feature(frame[feature.name], feature)
         for column in frame.select_dtypes("datetime"):
             frame[column] = frame[column].dt.tz_localize("UTC")  # Feast gives UTC without saying so
-        frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True) + entities.head_start
+        frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True)
         return frame[list(expected)].sort_values(entities.order_by, ignore_index=True)
 
     def query(self, statement: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:

@@ -47,24 +47,18 @@ class FakeStore:
 
 @pytest.fixture
 def retrieved(parcels: pd.DataFrame) -> pd.DataFrame:
-    """What Feast gives: event times one microsecond early, and sources of on-demand features beside them."""
+    """What Feast gives: the features, and sources of on-demand features beside them."""
     rows = parcels.head(3).iloc[::-1].drop(columns="label_known_at")
-    early = rows["event_timestamp"] - pd.Timedelta(microseconds=1)
-    return rows.assign(event_timestamp=early, asked_at=1.0, parcel_stops=[1, None, 2], parcel_full_stops=1)
+    return rows.assign(asked_at=1.0, parcel_stops=[1, None, 2], parcel_full_stops=1)
 
 
-def test_rows_are_asked_for_just_before_their_time_and_only_with_known_labels() -> None:
+def test_rows_are_asked_for_as_of_their_own_time_and_only_with_known_labels() -> None:
     statement = QUERY.statement(DAY, DAY + timedelta(days=1))
-    assert '"event_timestamp" - make_interval(secs => 1e-06) AS event_timestamp' in statement
+    assert '"lost", "event_timestamp" AS event_timestamp, ' in statement
     assert "\"event_timestamp\" >= timestamptz '2024-01-01T00:00:00+00:00'" in statement
     assert "\"event_timestamp\" < timestamptz '2024-01-02T00:00:00+00:00'" in statement
     assert "label_known_at <= timestamptz '2024-01-10T00:00:00+00:00'" in statement
     assert 'extract(epoch FROM event_timestamp) AS "asked_at"' in statement
-
-
-def test_a_snapshot_sees_its_own_moment() -> None:
-    snapshot = EntityQuery(("labels", "t"), ("parcel_id",), "parcel_id", strictly_before=False)
-    assert "secs => 0.0" in snapshot.statement(DAY, DAY + timedelta(days=1))
 
 
 def test_times_without_a_zone_are_a_mistake() -> None:

@@ -7,5 +7,5 @@ from feature_views.transaction_on_demand import transaction_on_demand
 fraud_detection_v1 = feature_service(
     "fraud_detection_v1",
     {"transaction_on_demand": transaction_on_demand, "terminal_daily": terminal_daily},
-    "A card transaction, from what was known strictly before it. Ask as of its time minus one microsecond.",
+    "A card transaction, from what was known strictly before it. Ask as of its own time.",
 )

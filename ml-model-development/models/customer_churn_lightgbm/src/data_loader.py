@@ -47,7 +47,6 @@ def load_labelled(
         table=("labels", "fct_churn_labels"),
         columns=(KEY, LABEL, "label_known_at"),
         order_by=KEY,
-        strictly_before=False,
         labels_known_as_of=known_as_of,
     )
     window = (snapshots["first"], snapshots["last"] + timedelta(microseconds=1))

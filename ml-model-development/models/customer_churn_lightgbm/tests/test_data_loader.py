@@ -61,11 +61,11 @@ def test_labels_that_are_not_known_yet_leave_nothing_to_train_on(subscribers: pd
     assert len(load_labelled(store, store.published, datetime(2024, 5, 31, tzinfo=UTC))) == len(subscribers)
 
 
-def test_a_snapshot_is_asked_for_at_its_own_moment_with_known_labels(subscribers: pd.DataFrame) -> None:
+def test_snapshots_are_asked_for_with_known_labels(subscribers: pd.DataFrame) -> None:
     store = FakeFeatureStore(subscribers)
     load_labelled(store, store.published, AS_OF)
     [entities] = store.asked
-    assert not entities.strictly_before
+    assert entities.table == ("labels", "fct_churn_labels")
     assert entities.labels_known_as_of == AS_OF
 
 

@@ -65,15 +65,16 @@ windows as (
         last_30d as (partition by days.customer_id order by days.day rows between 30 preceding and 1 preceding)
 ),
 
--- Rows that came in after their own day was over: the only ones that make a window known later than it is true.
+-- Rows that came in when their own day was over: the only ones that make a window known later than it is true. What
+-- is known strictly before a midnight may be used at it, so one that came in at the midnight itself is late too.
 late_arrivals as (
     select
         daily_totals.customer_id,
         day::date as day,
-        max(daily_totals.last_known_at) as last_known_at
+        max(daily_totals.last_known_at) + interval '1 microsecond' as known_from
     from daily_totals
     cross join lateral generate_series(daily_totals.tx_date + 1, daily_totals.tx_date + 30, interval '1 day') as day
-    where daily_totals.last_known_at > {{ utc_midnight('daily_totals.tx_date + 1') }}
+    where daily_totals.last_known_at >= {{ utc_midnight('daily_totals.tx_date + 1') }}
     group by daily_totals.customer_id, day
 ),
 
@@ -81,7 +82,7 @@ final as (
     select
         windows.customer_id,
         {{ utc_midnight('windows.day') }} as event_timestamp,
-        greatest({{ utc_midnight('windows.day') }}, late_arrivals.last_known_at) as created_timestamp,
+        greatest({{ utc_midnight('windows.day') }}, late_arrivals.known_from) as created_timestamp,
         coalesce(tx_count_1d, 0)::bigint as customer_tx_count_full_1d,
         coalesce(tx_count_7d, 0)::bigint as customer_tx_count_full_7d,
         coalesce(tx_count_30d, 0)::bigint as customer_tx_count_full_30d,

@@ -12,7 +12,11 @@ final as (
     select
         subscriber_id,
         event_timestamp,
-        greatest(event_timestamp, known_at) as created_timestamp,
+        -- A snapshot is taken at its own moment and seen from then on; one that came later, from after its arrival.
+        case
+            when known_at > event_timestamp then known_at + interval '1 microsecond'
+            else event_timestamp
+        end as created_timestamp,
         subscriber_is_female,
         subscriber_is_senior,
         subscriber_has_partner,

@@ -76,23 +76,24 @@ windows as (
         last_30d as (partition by days.terminal_id order by days.day rows between 30 preceding and 1 preceding)
 ),
 
--- Rows that came in after their day, and labels after the day they mature on: the only ones that make a window known
--- later than it is true.
+-- Rows that came in when their day was over, and labels when the day they mature on was: the only ones that make a
+-- window known later than it is true. What is known strictly before a midnight may be used at it, so what came in at
+-- the midnight itself is late too.
 late_totals as (
     select terminal_id, tx_date as entered_date, last_known_at
     from daily_totals
-    where last_known_at > {{ utc_midnight('tx_date + 1') }}
+    where last_known_at >= {{ utc_midnight('tx_date + 1') }}
     union all
     select terminal_id, matured_date as entered_date, last_known_at
     from daily_labels
-    where last_known_at > {{ utc_midnight('matured_date + 1') }}
+    where last_known_at >= {{ utc_midnight('matured_date + 1') }}
 ),
 
 late_arrivals as (
     select
         late_totals.terminal_id,
         day::date as day,
-        max(late_totals.last_known_at) as last_known_at
+        max(late_totals.last_known_at) + interval '1 microsecond' as known_from
     from late_totals
     cross join lateral generate_series(
         late_totals.entered_date + 1, late_totals.entered_date + 30, interval '1 day'
@@ -104,7 +105,7 @@ final as (
     select
         windows.terminal_id,
         {{ utc_midnight('windows.day') }} as event_timestamp,
-        greatest({{ utc_midnight('windows.day') }}, late_arrivals.last_known_at) as created_timestamp,
+        greatest({{ utc_midnight('windows.day') }}, late_arrivals.known_from) as created_timestamp,
         coalesce(tx_count_1d, 0)::bigint as terminal_tx_count_full_1d,
         coalesce(tx_count_7d, 0)::bigint as terminal_tx_count_full_7d,
         coalesce(tx_count_30d, 0)::bigint as terminal_tx_count_full_30d,
