@@ -1,8 +1,8 @@
 """Whether one JSON Schema can follow another: which documents of a writer a reader would refuse, and why.
 
 A reader is compatible with a writer when every document valid for the writer is valid for the reader. The
-rules are those of Confluent's registry: BACKWARD (the new schema reads documents of the old), FORWARD (the old
-reads documents of the new), FULL (both), each against the newest version or, `_TRANSITIVE`, against every one.
+rules are those of Confluent's registry: BACKWARD (the new schema reads documents of the old), FORWARD (the
+old reads documents of the new), FULL (both), each against the newest version or, `_TRANSITIVE`, against all.
 
 The comparison may refuse what it cannot prove, such as a changed `oneOf`; it never lets through what a
 document could contradict. `format` counts as a promise, as validators may check it.
