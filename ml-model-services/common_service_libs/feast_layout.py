@@ -33,6 +33,7 @@ MAX_KEPT_VALUES = 1 << 16
 _STRING, _INT32, _INT64_FIELD, _DOUBLE_FIELD, _FLOAT_FIELD, _BOOL, _UNIX_TIMESTAMP = 2, 3, 4, 5, 6, 7, 8
 _VARINTS = frozenset({_INT32, _INT64_FIELD, _BOOL, _UNIX_TIMESTAMP})
 _NULL = 19
+_NULL_TIME = -(1 << 63)  # what NumPy calls "not a time", and Feast writes for a null time
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -124,7 +125,9 @@ def _decode_any(data: bytes) -> FeatureValue:
     result: FeatureValue
     if wire == _VARINT and (field in _VARINTS or field == _NULL):
         number, at = _varint(data, at)
-        result = None if field == _NULL else float(number - (1 << 64) if number >= 1 << 63 else number)
+        number -= (1 << 64) if number >= 1 << 63 else 0
+        null = field == _NULL or (field == _UNIX_TIMESTAMP and number == _NULL_TIME)
+        result = None if null else float(number)
     elif wire == _FIXED64 and field == _DOUBLE_FIELD:
         result, at = _DOUBLE.unpack_from(data, at)[0], at + 8
     elif wire == _FIXED32 and field == _FLOAT_FIELD:
@@ -154,7 +157,7 @@ def decode_timestamp(data: bytes) -> float:
                 raise ValueError(f"not a timestamp: tag {tag}")
     except IndexError:
         raise ValueError("not a timestamp: cut off") from None
-    return seconds + nanos / 1e9
+    return (seconds * 1_000_000_000 + nanos) / 1_000_000_000  # of whole numbers, so rounded once
 
 
 class NumberCache(dict[bytes | None, float | None]):

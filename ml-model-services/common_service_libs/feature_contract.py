@@ -8,7 +8,7 @@ import msgspec
 
 from common_service_libs.errors import ContractError
 
-NUMERIC_TYPES = frozenset({"int64", "float64", "unix_timestamp"})
+NUMERIC_TYPES = frozenset({"bool", "int32", "int64", "float32", "float64", "unix_timestamp"})
 FIELD_TYPES = NUMERIC_TYPES | {"string"}
 KEY_TYPES = frozenset({"int64", "string"})
 

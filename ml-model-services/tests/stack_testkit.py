@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psycopg
@@ -204,14 +204,54 @@ def unique(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:10]}"
 
 
-def feast_write(contract: dict[str, Any], project: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write rows through the Feast SDK, in the feature store's environment, and return what it reads back."""
-    address = f"{setting('REDIS_HOST')}:{setting('REDIS_PORT')},password={setting('REDIS_PASSWORD')}"
-    request = {"contract": contract, "project": project, "connection_string": address, "rows": rows}
-    done = subprocess.run(
-        [python_of("feature-store-management"), ROOT / "tests" / "feast_writer.py"],
-        input=json.dumps(request), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    answers: list[dict[str, Any]] = json.loads(done.stdout)
-    return answers
+class FeastPeer:
+    """The Feast SDK in the feature store's environment, on the stack's online store."""
+
+    def __init__(self, contract: Mapping[str, Any], project: str) -> None:
+        address = f"{setting('REDIS_HOST')}:{setting('REDIS_PORT')},password={setting('REDIS_PASSWORD')}"
+        self._process = subprocess.Popen(
+            [python_of("feature-store-management"), ROOT / "tests" / "feast_peer.py"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self._send({"contract": contract, "project": project, "connection_string": address})
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+
+    def _ask(self, request: Mapping[str, Any]) -> Any:
+        self._send(request)
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        assert answer, "the Feast SDK has ended; what it said is above"
+        return json.loads(answer)
+
+    def write(self, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+        """Write rows through the SDK; return raw key and hash of each in hex."""
+        answer: list[dict[str, str]] = self._ask({"write": rows})
+        return answer
+
+    def read(self, entities: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """Return what `get_online_features` says of many entities, as columns."""
+        answer: dict[str, list[Any]] = self._ask({"read": entities})
+        return answer
+
+    def seconds(self, entities: Mapping[str, list[Any]], repeats: int) -> list[float]:
+        """Return how long each of `repeats` calls of `get_online_features` took."""
+        answer: list[float] = self._ask({"time": entities, "repeats": repeats})
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        finally:
+            self._process.kill()
+            self._process.wait(10)
+            self._process.stdout.close()

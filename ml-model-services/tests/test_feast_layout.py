@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import math
+from datetime import datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from service_testkit import contract, encoded_timestamp, encoded_value
+from service_testkit import CONTRACTS, encoded_timestamp, encoded_value, replies_to
 
 from common_service_libs.feast_layout import (
+    MAX_KEPT_VALUES,
+    NumberCache,
+    TextCache,
+    TimestampCache,
     decode_timestamp,
     decode_value,
     entity_key,
@@ -16,21 +22,110 @@ from common_service_libs.feast_layout import (
     murmur3_32,
     timestamp_field,
 )
+from common_service_libs.feature_contract import FIELD_TYPES, KEY_TYPES, FeatureContract, parse_contract
+from common_service_libs.feature_status import STATUSES
+from common_service_libs.online_plan import ReadPlan
+from common_service_libs.online_store import FeatureReader
 
-GOLDEN = json.loads((Path(__file__).parent / "golden_feast_bytes.json").read_text())
+VECTORS = json.loads((CONTRACTS / "online_store_vectors.json").read_text())
+ONE_KEY = [key for key in VECTORS["keys"] if len(key["join_keys"]) == 1]
+SERVED_KEYS = [key for key in ONE_KEY if key["join_keys"][0]["type"] in KEY_TYPES]
 
 
-@pytest.mark.parametrize("row", GOLDEN["rows"], ids=lambda row: row["view"])
-def test_bytes_that_feast_wrote_are_found_and_read(row: dict) -> None:
-    document = contract(row["contract"])
-    view = next(view for view in document.views if view.name == row["view"])
-    join_key = next(entity.join_key for entity in document.entities if entity.name == view.entity)
-    stored = {bytes.fromhex(field): bytes.fromhex(value) for field, value in row["hash"].items()}
+def epoch(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
-    assert entity_key(join_key, row["entity"], GOLDEN["project"]).hex() == row["key"]
-    assert decode_timestamp(stored[timestamp_field(view.name)]) == row["event_timestamp"]
-    for field in view.fields:
-        assert decode_value(stored[field_name(view.name, field.name)]) == row["read"][field.name]
+
+def read_by_feast(kind: str, value: Any) -> Any:
+    """Return a value of the vectors as this root holds it: numbers and times are doubles."""
+    if kind == "string" or value is None:
+        return value
+    return epoch(value) if kind == "unix_timestamp" else float(value)
+
+
+def test_the_vectors_are_those_of_the_layout_read_here() -> None:
+    assert VECTORS["format_version"] == 1
+    assert VECTORS["entity_key_serialization_version"] == 3
+    assert {key["join_keys"][0]["type"] for key in SERVED_KEYS} == KEY_TYPES
+    assert {value["type"] for value in VECTORS["values"]} - {"bytes"} == FIELD_TYPES
+
+
+@pytest.mark.parametrize("key", SERVED_KEYS, ids=lambda key: str(key["join_keys"][0]["value"]))
+def test_keys_are_those_that_feast_writes(key: dict) -> None:
+    [join_key] = key["join_keys"]
+    written = bytes.fromhex(key["key"])
+    assert entity_key(join_key["name"], join_key["value"], key["project"]) == written
+    plan = ReadPlan(shop_of([{"name": "v", "fields": []}], join_key), key["project"])
+    assert b"\r\n$%d\r\n%b\r\n" % (len(written), written) in plan.one({join_key["name"]: join_key["value"]})
+
+
+@pytest.mark.parametrize("field", VECTORS["fields"], ids=lambda field: field["feature"])
+def test_fields_are_those_that_feast_writes(field: dict) -> None:
+    assert field_name(field["view"], field["feature"]).hex() == field["field"]
+    assert timestamp_field(field["view"]).hex() == field["time_field"]
+
+
+@pytest.mark.parametrize("time", VECTORS["event_timestamps"], ids=lambda time: time["event_timestamp"])
+def test_event_times_are_read_as_feast_writes_them(time: dict) -> None:
+    assert decode_timestamp(bytes.fromhex(time["hex"])) == epoch(time["event_timestamp"])
+
+
+@pytest.mark.parametrize("value", VECTORS["values"], ids=lambda value: f"{value['type']}-{value['hex'][:24]}")
+def test_values_are_read_as_feast_reads_them(value: dict) -> None:
+    data = bytes.fromhex(value["hex"])
+    if value["type"] == "bytes" and value["read"] is not None:
+        with pytest.raises(ValueError, match="not a scalar"):
+            decode_value(data)
+        return
+    expected = read_by_feast(value["type"], value["read"])
+    got = decode_value(data)
+    assert (got, str(got)) == (expected, str(expected))  # -0.0 is not 0.0
+    kind = value["type"]
+    if kind == "string":
+        assert TextCache()[data] == expected
+        return
+    assert NumberCache()[data] == expected
+
+
+def shop_of(views: list[dict], join_key: dict) -> FeatureContract:
+    """Return a contract of views of one entity."""
+    return parse_contract(
+        {
+            "name": "vectors_v1",
+            "version": 1,
+            "entities": [{"name": "e", "join_key": join_key["name"], "type": join_key["type"]}],
+            "views": [{"entity": "e", "ttl_seconds": 86400, **view} for view in views],
+            "features": [],
+        }
+    )
+
+
+@pytest.mark.parametrize("row", VECTORS["rows"], ids=lambda row: row["name"])
+def test_rows_are_read_as_feast_reads_them_alone_and_among_others(row: dict) -> None:
+    [join_key] = row["join_keys"]
+    views = [
+        {"name": name, "fields": [{"name": f, "type": kind} for f, kind in view["types"].items()]}
+        for name, view in row["views"].items()
+    ]
+    reader = FeatureReader(shop_of(views, join_key), row["project"])
+    store = {bytes.fromhex(row["key"]): {bytes.fromhex(k): bytes.fromhex(v) for k, v in row["hash"].items()}}
+    as_of = max(
+        (epoch(v["event_timestamp"]) for v in row["views"].values() if v["event_timestamp"]), default=0
+    )
+    command, _ = reader.command({join_key["name"]: join_key["value"]})
+    alone = reader.decode(replies_to(store, command), as_of)
+    commands, _, _ = reader.commands({join_key["name"]: [0, join_key["value"]]})
+    among = reader.decode_many(replies_to(store, commands), as_of)
+    for name, view in row["views"].items():
+        time, read = view["event_timestamp"], view["read"]
+        status = "missing" if time is None else "null" if None in read.values() else "present"
+        assert alone.status[name] == STATUSES[among.views[name].status[1]] == status
+        assert alone.event_timestamps[name] == (None if time is None else epoch(time))
+        for field, value in read.items():
+            expected = read_by_feast(view["types"][field], value)
+            assert alone.values.get(field) == expected
+            found = among.values[field][1]
+            assert found == expected or (expected is None and (found is None or found != found))
 
 
 def test_murmur3_reference_values() -> None:
@@ -68,3 +163,22 @@ def test_other_bytes_are_read_or_refused_never_worse(data: bytes) -> None:
             decode(data)
         except ValueError:
             continue
+
+
+def test_what_is_kept_is_bounded_and_long_values_are_not() -> None:
+    numbers, texts, times = NumberCache(), TextCache(), TimestampCache()
+    for number in range(MAX_KEPT_VALUES + 10):
+        assert numbers[encoded_value(number)] == number
+    assert len(numbers) == 10
+    assert texts[encoded_value("x" * 300)] == "x" * 300
+    assert not texts
+    assert times[encoded_timestamp(5.5)] == times[encoded_timestamp(5.5)] == 5.5
+    assert len(times) == 1
+    assert math.isnan(times[None])
+
+
+def test_text_is_no_number_and_a_number_no_text() -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        NumberCache()[encoded_value("12")]
+    with pytest.raises(ValueError, match="not text"):
+        TextCache()[encoded_value(12)]

@@ -68,7 +68,7 @@ def test_a_feature_that_may_not_be_missing_is_reported() -> None:
         (lambda d: d["features"][12].update(default=None), "has none"),
         (lambda d: d["features"].append(d["features"][0]), "twice"),
         (lambda d: d["entities"][0].update(type="bytes"), "only int64 and string"),
-        (lambda d: d["views"][0]["fields"][0].update(type="bool"), "has the type bool"),
+        (lambda d: d["views"][0]["fields"][0].update(type="bytes"), "has the type bytes"),
         (lambda d: d["features"][0].update(on_stale="null"), "tx_amount is computed"),
         (lambda d: d["features"][12].update(on_missing="null", on_stale="default", default=None), "has none"),
         (lambda d: d["features"][12].update(on_stale="use_it"), "not a feature service contract"),
