@@ -161,15 +161,13 @@ class Rehearsal:
         """Run the stream processor; yields a function that tells how many events every view has applied."""
         port = free_port()
         words = ["-m", "data_transformation_pipelines.stream_jobs_feast.process_transaction_stream"]
-        words += [
-            "--definition",
-            str(definition),
-            "--topic-prefix",
-            topic_prefix,
-            "--metrics-port",
-            str(port),
-        ]
-        with self._process(FEATURE_STORE, words, {}, "processor") as process:
+        words += ["--definition", str(definition)]
+        env = {
+            "STREAM_TOPIC_PREFIX": topic_prefix,
+            "STREAM_CONSUMER_GROUP": f"{topic_prefix}totals",
+            "STREAM_METRICS_PORT": str(port),
+        }
+        with self._process(FEATURE_STORE, words, env, "processor") as process:
             metrics = f"http://127.0.0.1:{port}/metrics"
             self._wait_for(process, metrics, "stream processor")
             yield functools.partial(self._applied, metrics)
@@ -180,7 +178,7 @@ class Rehearsal:
         return min(
             metric_sum(
                 "\n".join(line for line in page.splitlines() if f'view="{view}"' in line),
-                "stream_events_applied_total",
+                "stream_events_total",
             )
             for view in ("customer_today", "terminal_today")
         )
