@@ -1,12 +1,15 @@
 """Feast's fields and feature services, built from the contracts."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from feast import FeatureService, FeatureView, Field
+from feast import FeatureService, FeatureView, Field, RequestSource
 from feast.feature_view_projection import FeatureViewProjection
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.types import FeastType, Float64, Int64, String
 
+import on_demand_expressions
 from feature_contract import FeatureContract, OnDemandFeature, load_contract
 from on_demand_expressions import names
 
@@ -43,6 +46,36 @@ def on_demand_sources(
     """Return, of each view, only the fields that some on-demand feature reads."""
     read = {name for feature in computed_features(contract) for name in names(feature.expression)}
     return [view[[field.name for field in view.features if field.name in read]] for view in views]
+
+
+def on_demand_view(
+    contract: FeatureContract, views: Sequence[FeatureView], request: RequestSource, description: str
+) -> OnDemandFeatureView:
+    """Return the view whose transformation is the text of the interpreter with the contract's expressions.
+
+    Feast runs the text that stands in the registry, so a client needs none of this project's modules. Raises
+    ValueError for a contract without on-demand features.
+    """
+    if contract.on_demand is None:
+        raise ValueError(f"{contract.name} has no on-demand features")
+    name, features = contract.on_demand.view, computed_features(contract)
+    source = on_demand_expressions.registered_source(
+        name,
+        {feature.name: feature.expression for feature in features},
+        Path(on_demand_expressions.__file__).read_text(encoding="utf-8"),
+    )
+    namespace: dict[str, Any] = {"__name__": name}
+    exec(compile(source, f"<{name}>", "exec"), namespace)  # noqa: S102 (our own text, as Feast will run it)
+    return OnDemandFeatureView(
+        name=name,
+        sources=[*on_demand_sources(contract, views), request],
+        schema=[Field(name=feature.name, dtype=TYPES[feature.type]) for feature in features],
+        udf=namespace[name],
+        udf_string=source,
+        mode="pandas",
+        description=description,
+        owner=OWNER,
+    )
 
 
 def feature_service(

@@ -39,3 +39,16 @@ transaction_request = RequestSource(
     schema=[Field(name="tx_amount", dtype=Float64), Field(name="tx_timestamp", dtype=Float64)],
     description="The transaction that a decision is asked for.",
 )
+
+viewer_taste_source = _feature_table(
+    "fct_viewer_taste", "Viewer x day on which it changed: all ratings before midnight."
+)
+movie_profile_source = _feature_table("fct_movie_profile", "Movie: year and genres.")
+movie_popularity_source = _feature_table(
+    "fct_movie_popularity", "Movie x day on which it changed: all ratings before midnight."
+)
+recommendation_request = RequestSource(
+    name="recommendation_request",
+    schema=[Field(name="request_timestamp", dtype=Float64)],
+    description="When a recommendation is asked for, in seconds since the epoch.",
+)

@@ -20,3 +20,15 @@ subscriber = Entity(
     value_type=ValueType.INT64,
     description="A subscriber of the telephone company.",
 )
+viewer = Entity(
+    name="viewer",
+    join_keys=["viewer_id"],
+    value_type=ValueType.INT64,
+    description="A person who rates movies.",
+)
+movie = Entity(
+    name="movie",
+    join_keys=["movie_id"],
+    value_type=ValueType.INT64,
+    description="A movie of the catalogue.",
+)

@@ -1,41 +1,50 @@
 """The Feast definitions say what the contracts and the feature tables say, and hold no label."""
 
+import importlib
 import json
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
-from common_test_utils import DBT_DIR
-from feast import FeatureService, FeatureView
+from common_test_utils import CONTRACTS_DIR, DBT_DIR
+from feast import Entity, FeatureService, FeatureView
 from feast.on_demand_feature_view import OnDemandFeatureView
 
-import feature_views.transaction_on_demand as on_demand_module
+import entities
+import feature_services
+import feature_views
 import on_demand_expressions
-from contract_definitions import TYPES, computed_features, feature_service
-from entities import customer, subscriber, terminal
+from contract_definitions import TYPES, computed_features, feature_service, on_demand_view
+from data_sources import transaction_request
 from feature_contract import FeatureContract, load_contract
-from feature_services.customer_churn import customer_churn_v1
-from feature_services.fraud_detection import fraud_detection_v1
-from feature_views.customer_daily import customer_daily
-from feature_views.customer_today import customer_today
-from feature_views.subscriber_profile import subscriber_profile
-from feature_views.terminal_daily import terminal_daily
-from feature_views.terminal_today import terminal_today
 from feature_views.transaction_on_demand import transaction_on_demand
 from on_demand_expressions import names
 
+CONTRACTS = [load_contract(path.stem) for path in sorted(CONTRACTS_DIR.glob("feature_services/*.yaml"))]
 FRAUD, CHURN = load_contract("fraud_detection_v1"), load_contract("customer_churn_v1")
+
+
+def defined(package: Any, kind: type) -> dict[str, Any]:
+    """Return what the modules of a package define, by name."""
+    modules = [
+        importlib.import_module(f"{package.__name__}.{path.stem}")
+        for path in sorted(Path(package.__path__[0]).glob("*.py"))
+        if path.stem != "__init__"
+    ]
+    return {item.name: item for module in modules for item in vars(module).values() if isinstance(item, kind)}
+
+
+FEATURE_VIEWS = defined(feature_views, FeatureView)
+ON_DEMAND_VIEWS = defined(feature_views, OnDemandFeatureView)
+FEATURE_SERVICES = defined(feature_services, FeatureService)
 VIEWS: list[tuple[FeatureView, FeatureContract]] = [
-    (customer_daily, FRAUD),
-    (customer_today, FRAUD),
-    (terminal_daily, FRAUD),
-    (terminal_today, FRAUD),
-    (subscriber_profile, CHURN),
+    (FEATURE_VIEWS[view.name], contract) for contract in CONTRACTS for view in contract.views
 ]
-SERVICES = [(fraud_detection_v1, FRAUD), (customer_churn_v1, CHURN)]
+SERVICES = [(FEATURE_SERVICES[contract.name], contract) for contract in CONTRACTS]
 
 
 def view_id(value: object) -> str:
@@ -54,15 +63,18 @@ def served_names(service: FeatureService) -> list[str]:
 
 
 def test_entities_are_those_of_the_contracts():
-    declared = {(entity.name, entity.join_key) for contract in (FRAUD, CHURN) for entity in contract.entities}
-    assert {(entity.name, entity.join_key) for entity in (customer, terminal, subscriber)} == declared
+    declared = {(entity.name, entity.join_key) for contract in CONTRACTS for entity in contract.entities}
+    ours = [entity for entity in vars(entities).values() if isinstance(entity, Entity)]
+    assert {(entity.name, entity.join_key) for entity in ours} == declared
 
 
-def test_every_view_of_a_contract_is_declared_once():
-    declared = {view.name for contract in (FRAUD, CHURN) for view in contract.views}
-    assert {view.name for view, _ in VIEWS} == declared
-    folder = Path(on_demand_module.__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == declared | {"transaction_on_demand"}
+def test_every_view_and_service_of_a_contract_is_declared_once_in_a_file_of_its_name():
+    declared = {view.name for contract in CONTRACTS for view in contract.views}
+    computed = {contract.on_demand.view for contract in CONTRACTS if contract.on_demand}
+    assert (set(FEATURE_VIEWS), set(ON_DEMAND_VIEWS)) == (declared, computed)
+    folder = Path(feature_views.__path__[0])
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == declared | computed
+    assert set(FEATURE_SERVICES) == {contract.name for contract in CONTRACTS}
 
 
 @pytest.mark.parametrize(("view", "contract"), VIEWS, ids=view_id)
@@ -201,3 +213,29 @@ def test_a_changed_interpreter_or_expression_changes_what_is_registered():
 def test_a_service_needs_every_view_that_its_contract_names():
     with pytest.raises(KeyError, match="terminal_daily"):
         feature_service("fraud_detection_v1", {"transaction_on_demand": transaction_on_demand}, "")
+
+
+def test_a_contract_without_expressions_has_no_on_demand_view():
+    with pytest.raises(ValueError, match="customer_churn_v1 has no on-demand features"):
+        on_demand_view(CHURN, [], transaction_request, "")
+
+
+def test_a_recommendation_meets_the_viewers_taste_with_the_movies_genres():
+    """A crime drama of 1995, asked for on 2016-01-01 (day 16,801): one mean known; then a stranger."""
+    genres = ("action", "adventure", "children", "comedy", "crime")
+    genres += ("drama", "fantasy", "romance", "scifi", "thriller")
+    row = {f"movie_is_{genre}": float(genre in ("crime", "drama")) for genre in genres}
+    row |= {f"viewer_rating_share_{genre}": 0.1 for genre in genres} | {"viewer_rating_share_drama": 0.5}
+    row |= {f"viewer_rating_mean_{genre}": None for genre in genres} | {"viewer_rating_mean_drama": 4.5}
+    row |= {"movie_year": 1995.0, "viewer_rating_mean": 3.0, "request_timestamp": 1451606400.0}
+    stranger = dict.fromkeys(row) | {"request_timestamp": 1451606400.0}
+    result = ON_DEMAND_VIEWS["recommendation_on_demand"].feature_transformation.udf(
+        pd.DataFrame([row, stranger], dtype=float)
+    )
+    assert result.iloc[0].to_dict() == {
+        "movie_age_years": 16_801 / 365.2425 + 1970 - 1995,
+        "viewer_movie_genre_share": (0.1 + 0.5) / 2,
+        "viewer_movie_genre_liking": 1.5 / 2,
+    }
+    assert result["viewer_movie_genre_share"][1] == result["viewer_movie_genre_liking"][1] == 0.0
+    assert pd.isna(result["movie_age_years"][1])

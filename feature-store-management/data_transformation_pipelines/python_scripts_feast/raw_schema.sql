@@ -68,3 +68,26 @@ create table if not exists subscriber_labels (
     event_timestamp timestamptz not null,
     known_at timestamptz not null
 );
+
+-- Which version of a file that stands for a whole table is loaded: what makes a second run load nothing.
+create table if not exists loaded_snapshot (
+    file_name text primary key,
+    sha256 text not null,
+    rows bigint not null
+);
+
+create table if not exists movies (
+    movie_id bigint primary key,
+    title text,
+    year smallint, -- of its release; title and year are both known or both missing
+    genres text not null -- separated by a bar; empty: none listed
+);
+
+create table if not exists ratings (
+    viewer_id bigint not null,
+    movie_id bigint not null references movies,
+    rating double precision not null, -- stars, 0.5 to 5 in halves
+    rated_at timestamptz not null,
+    known_at timestamptz not null,
+    primary key (viewer_id, movie_id)
+);

@@ -8,7 +8,7 @@ with terminals as (
 ),
 
 expected as (
-    select sum((select max(tx_date) + 1 from {{ ref('int_transaction_days') }}) - first_day) as row_count
+    select coalesce(sum((select max(tx_date) + 1 from {{ ref('int_transaction_days') }}) - first_day), 0) as row_count
     from terminals
 ),
 
