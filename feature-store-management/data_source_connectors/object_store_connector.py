@@ -114,26 +114,27 @@ class ObjectStore:
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a Parquet file, or of all under a folder in order of path (see BatchSource).
 
-        Only the columns wanted are fetched, and only row groups whose statistics leave room for `where`.
+        Only the columns wanted are fetched, and only row groups whose statistics leave room for `where`; one
+        row group is held at a time. The first file gives the schema.
         """
         with self._named_errors(item):
             table = ds.dataset(item.rstrip("/"), format="parquet", filesystem=self.filesystem)
             if not table.files:
                 raise SourceRefusedError(f"{self._place(item)}: no Parquet file there")
-            # Little is read ahead: what is held is about two row groups, whatever the size of the file.
-            scanner = table.scanner(
-                columns=list(columns) if columns else None,
-                filter=where,
-                batch_size=batch_rows,
-                batch_readahead=1,
-                fragment_readahead=1,
-            )
+            wanted = list(columns) if columns else None
             empty = True
-            for batch in filter(len, scanner.to_batches()):
-                empty = False
-                yield from sliced(batch, batch_rows)
+            # One row group after the other: a scan of the whole reads ahead without a bound.
+            for file in table.get_fragments(filter=where):
+                for group in file.split_by_row_group(filter=where, schema=table.schema):
+                    scanner = group.scanner(
+                        schema=table.schema, columns=wanted, filter=where, batch_size=batch_rows
+                    )
+                    for batch in filter(len, scanner.to_batches()):
+                        empty = False
+                        yield from sliced(batch, batch_rows)
             if empty:
-                yield pa.RecordBatch.from_pylist([], schema=scanner.projected_schema)
+                shown = table.scanner(columns=wanted).projected_schema
+                yield pa.RecordBatch.from_pylist([], schema=shown)
 
     def write_batches(self, path: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
         """Write batches as one Parquet file, replacing the former one in one step; return the rows written.
@@ -148,6 +149,8 @@ class ObjectStore:
             try:
                 with pq.ParquetWriter(draft, schema, filesystem=self.filesystem) as writer:
                     for batch in batches:
+                        if not batch.schema.equals(schema):
+                            raise SourceDataError(f"{self._place(path)}: a batch is of another schema")
                         writer.write_batch(batch)
                         rows += batch.num_rows
                 self.filesystem.copy_file(draft, path)
