@@ -4,19 +4,23 @@ A row's fields and its time are written by one script on the server, together or
 the row that stands there is older (or, as `ties` says, of the same time). Writers may race: in whatever order
 they come, the newest row stays, whole.
 
-A call of the script takes many rows, so that Redis parses few commands.
+A call of the script takes many rows, so that Redis parses few commands. On Redis Cluster a call takes one
+row, for the keys of a call must lie on one node, and goes through the client's own pipeline, which follows
+moved slots.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import redis
 from numpy.typing import NDArray
+from redis import Redis
+from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, ResponseError
 
 from fast_redis_layout import (
@@ -34,6 +38,7 @@ from fast_redis_layout import (
     timestamps,
 )
 
+Client: TypeAlias = Redis | RedisCluster
 Ties = Literal["newer", "same_or_newer", "always"]
 
 # What a call writes is about half a millisecond of the server's time: reads wait no longer than that.
@@ -124,6 +129,21 @@ def encode_items(keys: Sequence[bytes], rows: Sequence[Sequence[bytes]]) -> Enco
     )
 
 
+def bulk_strings(text: bytes) -> list[bytes]:
+    """Return the strings of RESP bulk strings that stand one after the other.
+
+    >>> bulk_strings(b"$2\\r\\nab\\r\\n$0\\r\\n\\r\\n")
+    [b'ab', b'']
+    """
+    found, at = [], 0
+    while at < len(text):
+        start = text.index(b"\r\n", at) + 2
+        end = start + int(text[at + 1 : start - 2])
+        found.append(text[start:end])
+        at = end + 2
+    return found
+
+
 def _bulk(text: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
@@ -132,10 +152,10 @@ class ScriptCaller:
     """Sends encoded rows of one list of hash fields to the script, on a connection of the client's pool."""
 
     def __init__(
-        self, client: redis.Redis, fields: Sequence[bytes], ties: Ties, key_ttl_seconds: int | None = None
+        self, client: Client, fields: Sequence[bytes], ties: Ties, key_ttl_seconds: int | None = None
     ) -> None:
         self._client = client
-        self._sha = client.register_script(SCRIPT).sha.encode()
+        self._sha = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
         arguments = [ties.encode(), b"%d" % (key_ttl_seconds or 0), b"%d" % len(fields), *fields]
         self._arguments = len(arguments)
         self._fields = len(fields)
@@ -143,6 +163,9 @@ class ScriptCaller:
 
     def write(self, chunks: Iterable[Encoded]) -> int:
         """Return how many rows were written; while Redis works on a chunk, the next one is made."""
+        if isinstance(self._client, RedisCluster):
+            self._client.script_load(SCRIPT)
+            return sum(self._write_to_cluster(self._client, chunk) for chunk in chunks)
         connection = self._client.connection_pool.get_connection()
         try:
             written = self._send(connection, map(self._calls, chunks))
@@ -158,11 +181,12 @@ class ScriptCaller:
         written = 0
         missed: list[bytes] = []
         for _ in range(ATTEMPTS):
-            connection.send_command("SCRIPT", "LOAD", SCRIPT)
+            connection.send_command("SCRIPT", "LOAD", SCRIPT, check_health=False)
             connection.read_response()
             unanswered: list[bytes] = []
             for calls in chunks:
-                connection.send_packed_command([b"".join(calls)])
+                # Without redis-py's health check: its reply would stand behind those of the calls.
+                connection.send_packed_command([b"".join(calls)], check_health=False)
                 written += _replies(connection, unanswered, missed)
                 unanswered = calls
             written += _replies(connection, unanswered, missed)
@@ -171,6 +195,26 @@ class ScriptCaller:
             # The script was gone (SCRIPT FLUSH, a failover) when these came.
             chunks, missed = [missed], []
         raise NoScriptError("Redis forgot the script again and again while rows were written")
+
+    def _write_to_cluster(self, cluster: RedisCluster, rows: Encoded) -> int:
+        names = bulk_strings(self._head)
+        keys, values = bulk_strings(rows.keys), bulk_strings(rows.values)
+        pipeline = cluster.pipeline()
+        calls = [
+            (1, key, *names, *values[at * self._fields : (at + 1) * self._fields])
+            for at, key in enumerate(keys)
+        ]
+        for call in calls:
+            pipeline.execute_command("EVALSHA", self._sha, *call)
+        written = 0
+        for call, reply in zip(calls, pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(reply, NoScriptError):
+                written += cluster.execute_command("EVAL", SCRIPT, *call)
+            elif isinstance(reply, Exception):
+                raise reply
+            else:
+                written += reply
+        return written
 
     def _calls(self, rows: Encoded) -> list[bytes]:
         keys, values = memoryview(rows.keys), memoryview(rows.values)
@@ -223,7 +267,7 @@ class RedisRowWriter:
 
     def __init__(  # noqa: PLR0913, PLR0917 (what a row's key and fields are made of)
         self,
-        client: redis.Redis,
+        client: Client,
         project: str,
         view_name: str,
         join_key: str,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import fast_redis_layout as layout
 import fast_redis_writer
 from fast_redis_vectors import TYPES, FeastStore, as_text, feature_view, vectors
-from fast_redis_writer import Encoded, RedisRowWriter
+from fast_redis_writer import Encoded, RedisRowWriter, bulk_strings
 
 VECTORS = json.loads((CONTRACTS_DIR / "online_store_vectors.json").read_text())
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,19 +43,6 @@ TIMES = st.integers(layout.FIRST_TIME_US, layout.LAST_TIME_US)
 def writer(fields: list[tuple[str, str]] = FIELDS, join_key: str = JOIN_KEY) -> RedisRowWriter:
     """Return a writer that has nobody to write to."""
     return RedisRowWriter(cast(redis.Redis, None), PROJECT, VIEW, join_key, fields)
-
-
-def bulk_strings(text: bytes) -> list[bytes]:
-    """Return RESP bulk strings, parsed."""
-    found = []
-    while text:
-        head, _, rest = text.partition(b"\r\n")
-        assert head[:1] == b"$"
-        size = int(head[1:])
-        assert rest[size : size + 2] == b"\r\n"
-        found.append(rest[:size])
-        text = rest[size + 2 :]
-    return found
 
 
 def hashes(chunks: Iterable[Encoded], names: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
