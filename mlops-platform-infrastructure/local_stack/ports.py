@@ -26,6 +26,7 @@ DEFAULT_PORTS: dict[str, int] = {
     "s3_filer_grpc": 18888,
     "broker": 9092,
     "mlflow": 5000,
+    "schema_registry": 8081,
     "fraud_api": 8001,
     "churn_api": 8002,
 }

@@ -62,6 +62,7 @@ def table(
         _s3(instance, ports, secrets),
         _broker(instance, ports, secrets),
         _mlflow(instance, ports, secrets),
+        _schema_registry(instance, ports, settings),
         *(_api(instance, ports, settings, name) for name in ("fraud", "churn")),
     ]
     return {service.name: service for service in services}
@@ -252,6 +253,26 @@ def _mlflow(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
         },
         start_seconds=180,
         address=f"http://127.0.0.1:{port}",
+    )
+
+
+def _schema_registry(instance: Instance, ports: Mapping[str, int], settings: Mapping[str, str]) -> Service:
+    port = ports["schema_registry"]
+    python = instance.local_dir / "venvs" / "feature-store-management" / "bin" / "python"
+    database = {key: value for key, value in settings.items() if key.startswith("FEATURE_STORE_DB_")}
+    return Service(
+        name="schema-registry",
+        title="Schema registry",
+        port=port,
+        ports=("schema_registry",),
+        command=lambda: [str(python), "-m", "schema_registry.server"],
+        check=functools.partial(health.http_ok, f"http://127.0.0.1:{port}/subjects"),
+        cwd=REPO_DIR / "feature-store-management",
+        needs=("postgres",),
+        env={**database, "SCHEMA_REGISTRY_HOST": "127.0.0.1", "SCHEMA_REGISTRY_PORT": str(port)},
+        address=f"http://127.0.0.1:{port}",
+        # The stack of a machine on which the feature store is not set up does without it.
+        optional=not python.exists(),
     )
 
 

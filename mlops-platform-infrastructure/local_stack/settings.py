@@ -32,6 +32,7 @@ def build(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, st
         "REDIS_PORT": str(ports["valkey"]),
         "REDIS_PASSWORD": secrets["redis"],
         "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{ports['broker']}",
+        "SCHEMA_REGISTRY_URL": f"http://127.0.0.1:{ports['schema_registry']}",
         "S3_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
         "AWS_ACCESS_KEY_ID": secrets["s3_access_key"],
         "AWS_SECRET_ACCESS_KEY": secrets["s3_secret_key"],

@@ -106,7 +106,16 @@ def test_status_of_a_configured_instance_shows_every_service_stopped(
     assert run("status", "--json") == 0
     states = {entry["name"]: entry["state"] for entry in json.loads(capsys.readouterr().out)}
     assert set(states.values()) == {"stopped"}
-    assert {"postgres", "valkey", "s3", "broker", "mlflow", "fraud-api", "churn-api"} == set(states)
+    assert {
+        "postgres",
+        "valkey",
+        "s3",
+        "broker",
+        "mlflow",
+        "schema-registry",
+        "fraud-api",
+        "churn-api",
+    } == set(states)
 
 
 def test_a_service_is_started_with_what_it_needs(configured: Instance) -> None:

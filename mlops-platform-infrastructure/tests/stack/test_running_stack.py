@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,12 +25,13 @@ import redis
 
 from local_stack import health, processes, settings
 from local_stack.__main__ import existing
-from local_stack.instance import Instance, open_instance
+from local_stack.instance import Instance, local_dir_from_environment, open_instance
 from local_stack.ports import seaweedfs_sockets
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
-SERVERS = {"postgres", "valkey", "s3", "broker", "mlflow"}
+ENVIRONMENTS = local_dir_from_environment() / "venvs"
+SERVERS = {"postgres", "valkey", "s3", "broker", "mlflow", "schema-registry"}
 
 
 class Stack:
@@ -92,7 +94,10 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(open_instance("it", tmp_path_factory.mktemp("local")))
+    local_dir = tmp_path_factory.mktemp("local")
+    # The schema registry runs in the environment of its root.
+    (local_dir / "venvs").symlink_to(ENVIRONMENTS)
+    made = Stack(open_instance("it", local_dir))
     try:
         made.run("up")
         yield made
@@ -273,6 +278,28 @@ def test_mlflow_answers_a_browser_on_loopback_and_no_other_host_name(stack: Stac
         assert health.http_status(url + query)[0] == 200
     with pytest.raises(urllib.request.HTTPError, match="403"):
         urllib.request.urlopen(urllib.request.Request(address + query, headers={"Host": "evil.example"}))
+
+
+def test_the_schema_registry_refuses_a_change_that_readers_would_not_survive(stack: Stack) -> None:
+    def register(properties: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        schema = {"type": "object", "additionalProperties": False, "properties": properties}
+        request = urllib.request.Request(
+            f"{stack.env['SCHEMA_REGISTRY_URL']}/subjects/kept-value/versions",
+            data=json.dumps({"schemaType": "JSON", "schema": json.dumps(schema)}).encode(),
+        )
+        try:
+            with urllib.request.urlopen(request) as reply:
+                return reply.status, json.load(reply)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    status, registered = register({"amount": {"type": "number"}})
+    assert (status, list(registered)) == (200, ["id"])
+    status, refused = register({"amount": {"type": "string"}})
+    assert (status, refused["error_code"]) == (409, 409)
+    assert "amount: type narrowed from number to string" in refused["message"]
+    memory = {name: entry["memory_mb"] for name, entry in stack.states().items()}
+    assert memory["schema-registry"] < 80
 
 
 def test_a_second_up_changes_nothing(stack: Stack) -> None:
