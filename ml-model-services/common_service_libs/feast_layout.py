@@ -26,6 +26,8 @@ _MASK = 0xFFFFFFFF
 INT64_HEAD = struct.pack("<II", INT64_TYPE, _INT64.size)
 """What precedes the eight bytes of an int64 value in a key."""
 
+_FOUR_HIGH_BITS = 0x80 * (1 + (1 << 7) + (1 << 14) + (1 << 21))
+
 MAX_KEPT_BYTES = 64
 MAX_KEPT_VALUES = 1 << 16
 
@@ -144,7 +146,23 @@ def _decode_any(data: bytes) -> FeatureValue:
 
 def decode_timestamp(data: bytes) -> float:
     """Return the epoch seconds in a serialized protobuf Timestamp; raises ValueError for other bytes."""
-    at, seconds, nanos = 0, 0, 0
+    seconds, at = 0, 0
+    if len(data) >= 6 and data[0] == 0x08:
+        _, a, b, c, d, e = data[:6]
+        if a & b & c & d & 0x80 and e < 0x80:  # five bytes: the years 1978 to 3058
+            seconds, at = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS, 6
+            if len(data) == 6:
+                return float(seconds)
+            if len(data) == 12 and data[6] == 0x10:
+                a, b, c, d, e = data[7:]
+                if a & b & c & d & 0x80 and e < 0x80:
+                    nanos = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS
+                    return (seconds * 1_000_000_000 + nanos) / 1_000_000_000
+    return _decode_any_timestamp(data, at, seconds)
+
+
+def _decode_any_timestamp(data: bytes, at: int, seconds: int) -> float:
+    nanos = 0
     try:
         while at < len(data):
             tag, at = _varint(data, at)
@@ -192,6 +210,13 @@ class TimestampCache(dict[bytes | None, float]):
         value = math.nan if data is None else decode_timestamp(data)
         _keep(self, data, value)
         return value
+
+
+class ValueCaches:
+    """The caches of one reader."""
+
+    def __init__(self) -> None:
+        self.numbers, self.texts, self.times = NumberCache(), TextCache(), TimestampCache()
 
 
 def _keep(cache: dict[bytes | None, Any], data: bytes | None, value: Any) -> None:

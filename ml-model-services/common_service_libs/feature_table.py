@@ -96,14 +96,14 @@ class TableBuilder:
             name = feature.name
             reads = self._plan.reads[name] if on_demand else (name,)
             value = computed[name] if on_demand else online.values[name]
-            worst = present
-            for field in reads:
-                if self._plan.view_of[field] not in clean:
-                    worst = np.maximum(worst, self._status(field, online))
-            if worst is present and not _is_null(value).any():
+            dirty = [field for field in reads if self._plan.view_of[field] not in clean]
+            if not dirty and not (on_demand and _is_null(value).any()):
                 columns[name], statuses[name] = value, present
-            else:
-                columns[name], statuses[name] = _resolved(feature, value, worst, online, failed, on_demand)
+                continue
+            worst = np.full(online.rows, _PRESENT)
+            for field in dirty:
+                worst = np.maximum(worst, self._status(field, online))
+            columns[name], statuses[name] = _resolved(feature, value, worst, online, failed, on_demand)
         return FeatureTable(online.rows, columns, statuses, online.views, failed)
 
     def _status(self, field: str, online: OnlineColumns) -> Codes:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from common_service_libs.feast_layout import FeatureValue
 from common_service_libs.feature_contract import NUMERIC_TYPES, Feature, FeatureContract
 from common_service_libs.feature_status import CODE, FeatureStatus
@@ -16,8 +18,7 @@ from common_service_libs.online_store import OnlineFeatures
 _PRESENT, _NULL, _STALE = FeatureStatus.PRESENT, FeatureStatus.NULL, FeatureStatus.STALE
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureVector:
+class FeatureVector(msgspec.Struct, frozen=True):
     """The vector in the contract's order (null is None) with the status of each value.
 
     `fallbacks` names the features that had no value of their own, `failed` those of them without which the
@@ -73,19 +74,22 @@ class VectorBuilder:
 
     def build(self, online: OnlineFeatures, request: Mapping[str, float]) -> FeatureVector:
         """Return the vector of what the online store said and of the `request` values."""
-        known: dict[str, Any] = {**online.values, **request}
-        if not all(status is _PRESENT for status in online.status.values()):
-            return self._with_fallbacks(known, online)
-        try:
-            known |= zip(self._computed, self._compute(known), strict=True)
-            values = tuple([known[name] for name in self._names])
-        except KeyError:  # a value of the request is not there
-            return self._with_fallbacks(known, online)
-        if any(value != value for value in values):
-            return self._with_fallbacks(known, online)
-        return FeatureVector(values, self._all_present, (), ())
+        if not online.complete:
+            return self._with_fallbacks(online, request)
+        known: dict[str, Any] = {**online.values, **request} if request else dict(online.values)
+        if self._computed:
+            try:
+                computed = self._compute(known)
+            except KeyError:  # a value of the request is not there
+                return self._with_fallbacks(online, request)
+            total = sum(computed)
+            if total != total:
+                return self._with_fallbacks(online, request)
+            known.update(zip(self._computed, computed, strict=True))
+        return FeatureVector(tuple([known[name] for name in self._names]), self._all_present, (), ())
 
-    def _with_fallbacks(self, known: Mapping[str, FeatureValue], online: OnlineFeatures) -> FeatureVector:
+    def _with_fallbacks(self, online: OnlineFeatures, request: Mapping[str, float]) -> FeatureVector:
+        known = {**online.values, **request}
         inputs: dict[str, float] = {}
         for name in self._plan.inputs:
             value = known.get(name)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common_service_libs.errors import OnlineStoreError
-from common_service_libs.feast_layout import NumberCache, TextCache, TimestampCache
+from common_service_libs.feast_layout import ValueCaches
 from common_service_libs.feature_status import CODE, FeatureStatus
 from common_service_libs.online_plan import EntityPlan, ReadPlan, ViewPlan
 
@@ -59,21 +59,21 @@ class OnlineColumns:
 class ColumnDecoder:
     """Decodes the replies to many cases of one contract."""
 
-    def __init__(
-        self, plan: ReadPlan, numbers: NumberCache, texts: TextCache, timestamps: TimestampCache
-    ) -> None:
+    def __init__(self, plan: ReadPlan, caches: ValueCaches) -> None:
         self._plan = plan
-        self._number, self._text = numbers.__getitem__, texts.__getitem__
-        self._timestamp = timestamps.__getitem__
+        self._number, self._text = caches.numbers.__getitem__, caches.texts.__getitem__
+        self._time = caches.times.__getitem__
 
     def nothing(self, rows: int) -> OnlineColumns:
         """Return what is known of `rows` cases when the store does not answer."""
-        found = _Found({}, {}, {})
+        values: dict[str, Column] = {}
+        views: dict[str, ViewColumns] = {}
         for entity in self._plan.entities:
-            for view in entity.views:
-                status = np.full(rows, _UNAVAILABLE)
-                found.put(view, status, np.full(rows, np.nan), *_nulls(view, rows))
-        return OnlineColumns(rows, found.values, found.views)
+            cells = _Cells.null(entity, rows)
+            values |= cells.columns()
+            for at, view in enumerate(entity.views):
+                views[view.name] = ViewColumns(np.full(rows, _UNAVAILABLE), cells.times[at])
+        return OnlineColumns(rows, values, views)
 
     def decode(self, replies: Sequence[Any], as_of: Any) -> OnlineColumns:
         """Return the columns in `replies`, entity by entity; `as_of` is one time or an array, epoch seconds.
@@ -82,129 +82,138 @@ class ColumnDecoder:
         """
         entities = self._plan.entities
         rows = len(replies) // len(entities)
-        found = _Found({}, {}, {})
+        values: dict[str, Column] = {}
+        views: dict[str, ViewColumns] = {}
+        stale: dict[str, Column] = {}
         for number, entity in enumerate(entities):
-            columns = _transposed(replies[number * rows : (number + 1) * rows], entity)
-            for view in entity.views:
-                self._view(view, columns, as_of, rows, found)
-        return OnlineColumns(rows, found.values, found.views, found.stale)
-
-    def _view(
-        self, view: ViewPlan, columns: Sequence[Sequence[Any]], as_of: Any, rows: int, found: _Found
-    ) -> None:
-        cells = columns[view.start : view.end]
-        invalid = None
-        try:
-            times = _floats(self._timestamp, columns[view.end], 1, rows)[0]
-            numbers, texts = self._cells(view, cells, rows)
-        except ValueError:
-            times, numbers, texts, invalid = self._row_by_row(view, columns, rows)
-        status = np.where(np.isnan(times), _MISSING, _PRESENT)
-        stale = as_of - times > view.ttl_seconds
-        any_stale = bool(stale.any())
-        if any_stale:
-            status[stale] = _STALE
-        if invalid is not None:
-            status[invalid] = _INVALID
-            times[invalid] = np.nan
-        nulls = _any_null(numbers, texts, rows)
-        if nulls.any():
-            status[nulls & (status == _PRESENT)] = _NULL
-        if any_stale:
-            found.stale.update(_named(view, numbers.copy(), texts.copy()))
-        unusable = status >= _MISSING
-        if unusable.any():
-            numbers[:, unusable] = np.nan
-            texts[:, unusable] = None
-        found.put(view, status, times, numbers, texts)
-
-    def _cells(
-        self, view: ViewPlan, cells: Sequence[Sequence[Any]], rows: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
-        """Return numbers (doubles first) and texts, one row a field; raises ValueError for other bytes."""
-        doubles, split = len(view.doubles), len(view.doubles) + len(view.numbers)
-        numbers = np.empty((split, rows))
-        if doubles:
-            numbers[:doubles] = self._doubles(cells[:doubles], rows)
-        if split > doubles:
-            numbers[doubles:] = _floats(
-                self._number, chain.from_iterable(cells[doubles:split]), split - doubles, rows
-            )
-        texts = np.empty((len(view.texts), rows), dtype=object)
-        for at, column in enumerate(cells[split:]):
-            texts[at, :] = list(map(self._text, column))
-        return numbers, texts
-
-    def _doubles(self, cells: Sequence[Sequence[Any]], rows: int) -> NDArray[np.float64]:
-        raw = [data or _NULL_DOUBLE for data in chain.from_iterable(cells)]
-        if set(map(len, raw)) == {_DOUBLE_BYTES}:
-            messages = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, _DOUBLE_BYTES)
-            if (messages[:, 0] == _DOUBLE_TAG).all():
-                return np.ascontiguousarray(messages[:, 1:]).view("<f8").reshape(len(cells), rows)
-        return _floats(self._number, chain.from_iterable(cells), len(cells), rows)
-
-    def _row_by_row(
-        self, view: ViewPlan, columns: Sequence[Sequence[Any]], rows: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.object_], NDArray[np.bool_]]:
-        """As `_cells` with the event times, for replies among which there are unreadable ones."""
-        times = np.full(rows, np.nan)
-        numbers, texts = _nulls(view, rows)
-        invalid = np.zeros(rows, dtype=bool)
-        for row in range(rows):
-            cells = [[column[row]] for column in columns[view.start : view.end]]
+            own = replies[number * rows : (number + 1) * rows]
+            _require_replies(own, entity)
             try:
-                times[row] = self._timestamp(columns[view.end][row])
-                if not np.isnan(times[row]):
-                    numbers[:, [row]], texts[:, [row]] = self._cells(view, cells, 1)
+                cells = self._cells(entity, own)
             except ValueError:
-                invalid[row] = True
-        return times, numbers, texts, invalid
+                cells = self._row_by_row(entity, own)
+            for view, status, times in zip(entity.views, _statuses(cells, as_of), cells.times, strict=True):
+                views[view.name] = ViewColumns(status, times)
+                if status.any():
+                    _part_unusable(view, cells, status, stale)
+            values |= cells.columns()
+        return OnlineColumns(rows, values, views, stale)
+
+    def _cells(self, entity: EntityPlan, replies: Sequence[Sequence[Any]]) -> _Cells:
+        """Decode all cells of an entity; raises ValueError where one is not what it should be."""
+        doubles, numbers, texts, times = entity.runs
+        split, rows = numbers.stop, len(replies)
+        cells = _Cells.empty(entity, rows)
+        if doubles.stop:
+            cells.numbers[: doubles.stop] = self._doubles([r[doubles] for r in replies], doubles.stop)
+        if split > doubles.stop:
+            cells.numbers[doubles.stop :] = _floats(self._number, [r[numbers] for r in replies])
+        for at in range(texts.start, texts.stop):
+            cells.texts[at - split, :] = [self._text(reply[at]) for reply in replies]
+        cells.times[:] = _floats(self._time, [r[times] for r in replies])
+        return cells
+
+    def _doubles(self, replies: Sequence[Sequence[Any]], fields: int) -> NDArray[np.float64]:
+        """Decode messages of nine bytes without looking at them one by one, if that is all there is."""
+        try:
+            joined = b"".join(chain.from_iterable(replies))
+        except TypeError:  # a field is not there
+            joined = b""
+        if len(joined) != _DOUBLE_BYTES * fields * len(replies):
+            joined = b"".join([data or _NULL_DOUBLE for data in chain.from_iterable(replies)])
+        if len(joined) == _DOUBLE_BYTES * fields * len(replies):
+            messages = np.frombuffer(joined, np.uint8).reshape(-1, _DOUBLE_BYTES)
+            if (messages[:, 0] == _DOUBLE_TAG).all():
+                values = np.ascontiguousarray(messages[:, 1:]).view("<f8")
+                return values.reshape(len(replies), fields).T
+        return _floats(self._number, replies)
+
+    def _row_by_row(self, entity: EntityPlan, replies: Sequence[Sequence[Any]]) -> _Cells:
+        """As `_cells`, for replies among which there are unreadable ones: these spoil their view only."""
+        cells = _Cells.null(entity, len(replies))
+        for row, reply in enumerate(replies):
+            for at, view in enumerate(entity.views):
+                try:
+                    numbers = [self._number(data) for data in (*reply[view.doubles], *reply[view.numbers])]
+                    texts = [self._text(data) for data in reply[view.texts]]
+                    time = self._time(reply[view.time])
+                except ValueError:
+                    cells.invalid[at, row] = reply[view.time] is not None
+                    continue
+                cells.numbers[list(view.number_rows), row] = numbers
+                cells.texts[list(view.text_rows), row] = texts
+                cells.times[at, row] = time
+        return cells
 
 
-@dataclass
-class _Found:
-    values: dict[str, Column]
-    views: dict[str, ViewColumns]
-    stale: dict[str, Column]
+@dataclass(frozen=True)
+class _Cells:
+    """All cells of an entity's replies: one row a field, one column a case; event times one row a view."""
 
-    def put(
-        self,
-        view: ViewPlan,
-        status: Codes,
-        times: NDArray[np.float64],
-        numbers: NDArray[np.float64],
-        texts: NDArray[np.object_],
-    ) -> None:
-        self.values.update(_named(view, numbers, texts))
-        self.views[view.name] = ViewColumns(status, times)
+    entity: EntityPlan
+    numbers: NDArray[np.float64]
+    texts: NDArray[np.object_]
+    times: NDArray[np.float64]
+    invalid: NDArray[np.bool_]
 
+    @classmethod
+    def empty(cls, entity: EntityPlan, rows: int) -> _Cells:
+        split, texts = entity.runs[1].stop, len(entity.names) - entity.runs[1].stop
+        views = len(entity.views)
+        return cls(
+            entity,
+            np.empty((split, rows)),
+            np.full((texts, rows), None, dtype=object),
+            np.empty((views, rows)),
+            np.zeros((views, rows), dtype=bool),
+        )
 
-def _named(view: ViewPlan, numbers: NDArray[np.float64], texts: NDArray[np.object_]) -> dict[str, Column]:
-    return dict(zip(view.names, chain(numbers, texts), strict=True))
+    @classmethod
+    def null(cls, entity: EntityPlan, rows: int) -> _Cells:
+        cells = cls.empty(entity, rows)
+        cells.numbers[:], cells.times[:] = np.nan, np.nan
+        return cells
 
-
-def _nulls(view: ViewPlan, rows: int) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
-    numbers = np.full((len(view.doubles) + len(view.numbers), rows), np.nan)
-    return numbers, np.full((len(view.texts), rows), None, dtype=object)
-
-
-def _any_null(numbers: NDArray[np.float64], texts: NDArray[np.object_], rows: int) -> NDArray[np.bool_]:
-    nulls: NDArray[np.bool_] = np.zeros(rows, dtype=bool)
-    if len(numbers):
-        nulls |= np.isnan(numbers).any(axis=0)
-    if len(texts):
-        nulls |= (texts == None).any(axis=0)  # noqa: E711 - cell by cell
-    return nulls
+    def columns(self) -> dict[str, Column]:
+        return dict(zip(self.entity.names, chain(self.numbers, self.texts), strict=True))
 
 
-def _transposed(replies: Sequence[Any], entity: EntityPlan) -> list[Sequence[Any]]:
+def _statuses(cells: _Cells, as_of: Any) -> list[Codes]:
+    """Return the status codes of each view."""
+    views = cells.entity.views
+    number_nulls, text_nulls = np.isnan(cells.numbers), cells.texts == None  # noqa: E711 - cell by cell
+    any_null = bool(number_nulls.any() or text_nulls.any())
+    ttls = np.array([[view.ttl_seconds] for view in views])
+    statuses = np.full(cells.times.shape, _PRESENT)
+    if any_null:
+        for at, view in enumerate(views):
+            nulls = number_nulls[list(view.number_rows)].any(axis=0)
+            statuses[at, nulls | text_nulls[list(view.text_rows)].any(axis=0)] = _NULL
+    statuses[as_of - cells.times > ttls] = _STALE
+    statuses[np.isnan(cells.times)] = _MISSING
+    statuses[cells.invalid] = _INVALID
+    return list(statuses)
+
+
+def _part_unusable(view: ViewPlan, cells: _Cells, status: Codes, stale: dict[str, Column]) -> None:
+    """Empty the cells of rows whose values may not be used, after those of stale rows have been put aside."""
+    numbers, texts = list(view.number_rows), list(view.text_rows)
+    if (status == _STALE).any():  # taken out by lists of rows, so these are copies
+        stale.update(zip(view.names, chain(cells.numbers[numbers], cells.texts[texts]), strict=True))
+    unusable = np.flatnonzero(status >= _MISSING)
+    if len(unusable):
+        cells.numbers[np.ix_(np.array(numbers, dtype=np.intp), unusable)] = np.nan
+        cells.texts[np.ix_(np.array(texts, dtype=np.intp), unusable)] = None
+
+
+def _require_replies(replies: Sequence[Any], entity: EntityPlan) -> None:
     for reply in replies:
-        if not isinstance(reply, list) or len(reply) != entity.width:
+        if type(reply) is not list or len(reply) != entity.width:
             said = f": {reply}" if isinstance(reply, Exception) else ""
             raise OnlineStoreError(f"the online store answers a read with {type(reply).__name__}{said}")
-    return list(zip(*replies, strict=True)) or [()] * entity.width
 
 
-def _floats(decode: Callable[[Any], float | None], cells: Any, fields: int, rows: int) -> NDArray[np.float64]:
-    """Decode `cells` into one row a field; null becomes NaN."""
-    return np.array(list(map(decode, cells)), dtype=np.float64).reshape(fields, rows)
+def _floats(decode: Callable[[Any], float | None], replies: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
+    """Decode the cells of `replies`; one row a field, null becomes NaN."""
+    cells = list(map(decode, chain.from_iterable(replies)))
+    return np.array(cells, dtype=np.float64).reshape(len(replies), -1).T

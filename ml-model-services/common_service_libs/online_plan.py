@@ -14,7 +14,7 @@ from common_service_libs.feast_layout import (
     key_value,
     timestamp_field,
 )
-from common_service_libs.feature_contract import Entity, FeatureContract, View
+from common_service_libs.feature_contract import Entity, FeatureContract, Field, View
 from common_service_libs.redis_link import encode_command
 
 _INT64 = struct.Struct("<q")
@@ -22,48 +22,69 @@ _INT64 = struct.Struct("<q")
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Where the fields of a view stand in a reply: doubles, other numbers, texts, then the event time."""
+    """Where a view stands in the reply to its entity: three runs of fields, and the event time.
+
+    `number_rows` and `text_rows` say the same of the entity's numbers (doubles first) and texts alone.
+    """
 
     name: str
     ttl_seconds: float
-    start: int
-    doubles: tuple[str, ...]
-    numbers: tuple[str, ...]
-    texts: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The fields in the order of the reply."""
-        return self.doubles + self.numbers + self.texts
-
-    @property
-    def end(self) -> int:
-        """The index of the event time."""
-        return self.start + len(self.names)
+    names: tuple[str, ...]
+    doubles: slice
+    numbers: slice
+    texts: slice
+    time: int
+    number_rows: tuple[int, ...]
+    text_rows: tuple[int, ...]
 
 
 class EntityPlan:
-    """One HMGET: only the value of the key changes from entity to entity."""
+    """One HMGET: only the value of the key changes from entity to entity.
+
+    The reply holds the doubles of all views, their other numbers, their texts, their event times, so that
+    everything of one kind is decoded at once. `names` are the fields in that order, `runs` where each kind
+    stands.
+    """
 
     def __init__(self, entity: Entity, views: Sequence[View], project: str) -> None:
-        fields: list[bytes] = []
-        plans = []
-        for view in views:
-            plan = _view_plan(view, len(fields))
-            plans.append(plan)
-            fields += [field_name(view.name, name) for name in plan.names]
-            fields.append(timestamp_field(view.name))
+        doubles, numbers, texts = (
+            [(view.name, field.name) for view in views for field in view.fields if kind_of(field) == kind]
+            for kind in range(3)
+        )
+        order = doubles + numbers + texts
+        self.names = tuple(name for _, name in order)
+        ends = len(doubles), len(doubles) + len(numbers), len(order)
+        self.runs = slice(0, ends[0]), slice(ends[0], ends[1]), slice(ends[1], ends[2]), slice(ends[2], None)
+        self.width = len(order) + len(views)
         self.join_key = entity.join_key
-        self.views = tuple(plans)
-        self.width = len(fields)
-        self.command = _command_of(entity, project, fields)
+        self.views = tuple(_view_plan(view, order, ends, at) for at, view in enumerate(views))
+        fields = [field_name(view, name) for view, name in order]
+        self.command = _command_of(entity, project, fields + [timestamp_field(view.name) for view in views])
 
 
-def _view_plan(view: View, start: int) -> ViewPlan:
-    doubles = tuple(field.name for field in view.fields if field.type == "float64")
-    texts = tuple(field.name for field in view.fields if field.type == "string")
-    numbers = tuple(field.name for field in view.fields if field.type not in {"float64", "string"})
-    return ViewPlan(view.name, float(view.ttl_seconds), start, doubles, numbers, texts)
+def kind_of(field: Field) -> int:
+    """Return 0 for a double, 1 for another number, 2 for a text."""
+    return {"float64": 0, "string": 2}.get(field.type, 1)
+
+
+def _view_plan(view: View, order: Sequence[tuple[str, str]], ends: tuple[int, int, int], at: int) -> ViewPlan:
+    runs = []
+    for begin, end in zip((0, *ends), ends, strict=False):
+        own = [index for index in range(begin, end) if order[index][0] == view.name]
+        runs.append(slice(own[0], own[-1] + 1) if own else slice(end, end))
+    names = tuple(name for run in runs for _, name in order[run])
+    doubles, numbers, texts = runs
+    return ViewPlan(
+        name=view.name,
+        ttl_seconds=float(view.ttl_seconds),
+        names=names,
+        doubles=doubles,
+        numbers=numbers,
+        texts=texts,
+        time=ends[2] + at,
+        number_rows=(*range(doubles.start, doubles.stop), *range(numbers.start, numbers.stop)),
+        text_rows=tuple(range(texts.start - ends[1], texts.stop - ends[1])),
+    )
 
 
 def _command_of(entity: Entity, project: str, fields: Sequence[bytes]) -> Callable[[EntityValue], bytes]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from common_service_libs.errors import OnlineStoreError
 from common_service_libs.feast_layout import (
     EntityValue,
     FeatureValue,
-    NumberCache,
-    TextCache,
-    TimestampCache,
+    ValueCaches,
 )
 from common_service_libs.feature_contract import FeatureContract
 from common_service_libs.feature_status import FeatureStatus
 from common_service_libs.online_columns import ColumnDecoder, OnlineColumns
-from common_service_libs.online_plan import ReadPlan, ViewPlan
+from common_service_libs.online_plan import EntityPlan, ReadPlan, ViewPlan
 from common_service_libs.redis_link import RedisLink
 
 _DOUBLE_BYTES = 9
@@ -32,58 +31,78 @@ _PRESENT, _NULL, _MISSING, _STALE, _INVALID = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class OnlineFeatures:
+class OnlineFeatures(msgspec.Struct, frozen=True):
     """What the online store knows: values by field, per view its status and event time (epoch seconds).
 
-    The values of a stale view stand apart.
+    The values of a stale view stand apart. `complete` says that every view is present, without a null.
     """
 
     values: Mapping[str, FeatureValue]
     status: Mapping[str, FeatureStatus]
     event_timestamps: Mapping[str, float | None]
-    stale_values: Mapping[str, FeatureValue] = field(default_factory=dict)
+    stale_values: Mapping[str, FeatureValue] = {}
+    complete: bool = False
 
     @property
     def unavailable(self) -> bool:
         """Whether the store did not answer."""
-        return any(status == FeatureStatus.UNAVAILABLE for status in self.status.values())
+        return FeatureStatus.UNAVAILABLE in self.status.values()
 
 
-class _ViewDecoder:
-    """Decodes the values of one view in one reply: all doubles at once, everything else from a cache."""
+class _EntityDecoder:
+    """Decodes the reply to one entity: all doubles at once, everything else from a cache."""
 
-    def __init__(self, plan: ViewPlan, numbers: NumberCache, texts: TextCache) -> None:
-        self.name = plan.name
-        self.ttl_seconds = plan.ttl_seconds
-        self.names = plan.names
-        self.end = plan.end
-        self._doubles = slice(plan.start, plan.start + len(plan.doubles))
-        self._numbers = slice(self._doubles.stop, self._doubles.stop + len(plan.numbers))
-        self._texts = slice(self._numbers.stop, plan.end)
-        self._unpack = struct.Struct("<" + "xd" * len(plan.doubles)).unpack
-        self._lengths = [_DOUBLE_BYTES] * len(plan.doubles)
-        self._tags = _DOUBLE_TAG * len(plan.doubles)
-        self._number, self._text = numbers.__getitem__, texts.__getitem__
+    def __init__(self, plan: EntityPlan, caches: ValueCaches) -> None:
+        self.width, self.names, self.views = plan.width, plan.names, plan.views
+        self.view_names = tuple(view.name for view in plan.views)
+        self._ttls = tuple(view.ttl_seconds for view in plan.views)
+        self._doubles, self._numbers, self._texts, self._times = plan.runs
+        doubles = self._doubles.stop
+        self._unpack = struct.Struct("<" + "xd" * doubles).unpack
+        self._bytes, self._tags = _DOUBLE_BYTES * doubles, _DOUBLE_TAG * doubles
+        self._number, self._text = caches.numbers.__getitem__, caches.texts.__getitem__
+        self._time = caches.times.__getitem__
 
-    def values(self, reply: Sequence[bytes | None]) -> list[FeatureValue]:
-        """Return the values in the order of `names`; raises ValueError for other bytes."""
-        values: list[FeatureValue] = self._all_doubles(reply[self._doubles])
-        values += map(self._number, reply[self._numbers])
-        values += map(self._text, reply[self._texts])
-        return values
-
-    def _all_doubles(self, raw: Sequence[bytes | None]) -> list[Any]:
+    def complete(self, reply: Sequence[bytes | None], as_of: float) -> tuple[list[Any], list[float]] | None:
+        """Return all values in the order of `names` and all event times, or None where anything is amiss."""
         try:
-            joined = b"".join(raw)  # type: ignore[arg-type]  # None, a missing field, is the TypeError
-        except TypeError:
-            return list(map(self._number, raw))
-        if joined[::_DOUBLE_BYTES] == self._tags and list(map(len, raw)) == self._lengths:  # type: ignore[arg-type]
-            values = list(self._unpack(joined))
-            total = sum(values)
-            if total == total:
-                return values
-        return list(map(self._number, raw))  # a null, a NaN, or another kind of number among them
+            times = list(map(self._time, reply[self._times]))
+            for time, ttl in zip(times, self._ttls, strict=True):
+                if not as_of - time <= ttl:  # also where there is no time
+                    return None
+            values: list[Any] = []
+            if self._bytes:
+                joined = b"".join(reply[self._doubles])  # type: ignore[arg-type]  # None is the TypeError
+                # A message of this tag has nine bytes: what is null, or no double, shows in tags or length.
+                if len(joined) != self._bytes or joined[::_DOUBLE_BYTES] != self._tags:
+                    return None
+                values = list(self._unpack(joined))
+                total = sum(values)
+                if total != total:
+                    return None
+            others = [*map(self._number, reply[self._numbers]), *map(self._text, reply[self._texts])]
+        except (TypeError, ValueError):
+            return None
+        if None in others:
+            return None
+        return values + others, times
+
+    def view(
+        self, view: ViewPlan, reply: Sequence[bytes | None]
+    ) -> tuple[FeatureStatus, float | None, list[FeatureValue]]:
+        """Return what one view holds, whatever is amiss; its time to live is not looked at."""
+        stamp = reply[view.time]
+        if stamp is None:
+            return _MISSING, None, []
+        try:
+            values: list[FeatureValue] = [
+                *map(self._number, reply[view.doubles]),
+                *map(self._number, reply[view.numbers]),
+                *map(self._text, reply[view.texts]),
+            ]
+            return (_NULL if None in values else _PRESENT), self._time(stamp), values
+        except ValueError:
+            return _INVALID, None, []
 
 
 class FeatureReader:
@@ -91,12 +110,10 @@ class FeatureReader:
 
     def __init__(self, contract: FeatureContract, project: str) -> None:
         self._plan = ReadPlan(contract, project)
-        numbers, texts, self._timestamps = NumberCache(), TextCache(), TimestampCache()
-        self._decoders = tuple(
-            (entity.width, [_ViewDecoder(view, numbers, texts) for view in entity.views])
-            for entity in self._plan.entities
-        )
-        self._columns = ColumnDecoder(self._plan, numbers, texts, self._timestamps)
+        caches = ValueCaches()
+        self._decoders = tuple(_EntityDecoder(entity, caches) for entity in self._plan.entities)
+        self._columns = ColumnDecoder(self._plan, caches)
+        self._all_present = {view.name: _PRESENT for view in contract.views}
         self._nothing = OnlineFeatures(
             values={},
             status={view.name: FeatureStatus.UNAVAILABLE for view in contract.views},
@@ -155,14 +172,32 @@ class FeatureReader:
     def decode(self, replies: Sequence[Any], as_of: float) -> OnlineFeatures:
         """Return the features in the replies to one case."""
         values: dict[str, FeatureValue] = {}
+        times: dict[str, float | None] = {}
+        for entity, reply in zip(self._decoders, replies, strict=True):
+            if type(reply) is not list or len(reply) != entity.width:
+                return self._nothing  # an error reply, such as "loading the dataset in memory"
+            found = entity.complete(reply, as_of)
+            if found is None:
+                return self._with_faults(replies, as_of)
+            values.update(zip(entity.names, found[0], strict=True))
+            times.update(zip(entity.view_names, found[1], strict=True))
+        return OnlineFeatures(values, self._all_present, times, {}, True)
+
+    def _with_faults(self, replies: Sequence[Any], as_of: float) -> OnlineFeatures:
+        values: dict[str, FeatureValue] = {}
         status: dict[str, FeatureStatus] = {}
         times: dict[str, float | None] = {}
         stale: dict[str, FeatureValue] = {}
-        for (width, views), reply in zip(self._decoders, replies, strict=True):
-            if not isinstance(reply, list) or len(reply) != width:
-                return self._nothing  # an error reply, such as "loading the dataset in memory"
-            for view in views:
-                status[view.name], times[view.name] = self._decode_view(view, reply, as_of, values, stale)
+        for entity, reply in zip(self._decoders, replies, strict=True):
+            if type(reply) is not list or len(reply) != entity.width:
+                return self._nothing
+            for view in entity.views:
+                found, time, decoded = entity.view(view, reply)
+                if time is not None and as_of - time > view.ttl_seconds:
+                    found = _STALE
+                status[view.name], times[view.name] = found, time
+                if decoded:
+                    (stale if found is _STALE else values).update(zip(view.names, decoded, strict=True))
         return OnlineFeatures(values, status, times, stale)
 
     def decode_many(self, replies: Sequence[Any], as_of: Any) -> OnlineColumns:
@@ -171,26 +206,3 @@ class FeatureReader:
         Raises OnlineStoreError for an error reply.
         """
         return self._columns.decode(replies, as_of)
-
-    def _decode_view(
-        self,
-        view: _ViewDecoder,
-        reply: Sequence[bytes | None],
-        as_of: float,
-        values: dict[str, FeatureValue],
-        stale: dict[str, FeatureValue],
-    ) -> tuple[FeatureStatus, float | None]:
-        """Put a view's fields where they belong; return its status and event time."""
-        stamp = reply[view.end]
-        if stamp is None:
-            return _MISSING, None
-        try:
-            time = self._timestamps[stamp]
-            decoded = view.values(reply)
-        except ValueError:
-            return _INVALID, None
-        if as_of - time > view.ttl_seconds:
-            stale.update(zip(view.names, decoded, strict=True))
-            return _STALE, time
-        values.update(zip(view.names, decoded, strict=True))
-        return (_NULL if None in decoded else _PRESENT), time
