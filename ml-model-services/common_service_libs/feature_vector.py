@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from common_service_libs.feast_layout import FeatureValue
 from common_service_libs.feature_contract import NUMERIC_TYPES, Feature, FeatureContract
 from common_service_libs.feature_status import CODE, FeatureStatus
 from common_service_libs.on_demand import compile_features, names_in
+from common_service_libs.online_plan import ReadPlan
 from common_service_libs.online_store import OnlineFeatures
 
 _PRESENT, _NULL, _STALE = FeatureStatus.PRESENT, FeatureStatus.NULL, FeatureStatus.STALE
@@ -62,6 +64,12 @@ def plan_of(contract: FeatureContract) -> VectorPlan:
     )
 
 
+def _selection(contract: FeatureContract) -> Callable[[list[Any]], tuple[Any, ...]]:
+    """Return the function from a complete reply to the vector, where nothing is computed."""
+    names = ReadPlan(contract, project="").names
+    return itemgetter(*[names.index(feature.name) for feature in contract.features])
+
+
 class VectorBuilder:
     """Computes the vector of one contract; built once a bundle."""
 
@@ -71,21 +79,23 @@ class VectorBuilder:
         self._computed = tuple(feature.name for feature in contract.on_demand_features)
         self._names = contract.feature_names
         self._all_present = (_PRESENT,) * len(contract.features)
+        self._select = None if self._computed or len(self._names) < 2 else _selection(contract)
 
     def build(self, online: OnlineFeatures, request: Mapping[str, float]) -> FeatureVector:
         """Return the vector of what the online store said and of the `request` values."""
-        if not online.complete:
+        if online.complete is None:
             return self._with_fallbacks(online, request)
-        known: dict[str, Any] = {**online.values, **request} if request else dict(online.values)
-        if self._computed:
-            try:
-                computed = self._compute(known)
-            except KeyError:  # a value of the request is not there
-                return self._with_fallbacks(online, request)
-            total = sum(computed)
-            if total != total:
-                return self._with_fallbacks(online, request)
-            known.update(zip(self._computed, computed, strict=True))
+        if self._select is not None:
+            return FeatureVector(self._select(online.complete), self._all_present, (), ())
+        known: dict[str, Any] = {**online.values, **request}
+        try:
+            computed = self._compute(known)
+        except KeyError:  # a value of the request is not there
+            return self._with_fallbacks(online, request)
+        total = sum(computed)
+        if total != total:
+            return self._with_fallbacks(online, request)
+        known.update(zip(self._computed, computed, strict=True))
         return FeatureVector(tuple([known[name] for name in self._names]), self._all_present, (), ())
 
     def _with_fallbacks(self, online: OnlineFeatures, request: Mapping[str, float]) -> FeatureVector:

@@ -47,10 +47,7 @@ class EntityPlan:
     """
 
     def __init__(self, entity: Entity, views: Sequence[View], project: str) -> None:
-        doubles, numbers, texts = (
-            [(view.name, field.name) for view in views for field in view.fields if kind_of(field) == kind]
-            for kind in range(3)
-        )
+        doubles, numbers, texts = _by_kind(views)
         order = doubles + numbers + texts
         self.names = tuple(name for _, name in order)
         ends = len(doubles), len(doubles) + len(numbers), len(order)
@@ -62,7 +59,15 @@ class EntityPlan:
         self.command = _command_of(entity, project, fields + [timestamp_field(view.name) for view in views])
 
 
-def kind_of(field: Field) -> int:
+def _by_kind(views: Sequence[View]) -> list[list[tuple[str, str]]]:
+    """Return (view, field) of the doubles, of the other numbers and of the texts."""
+    return [
+        [(view.name, field.name) for view in views for field in view.fields if _kind(field) == kind]
+        for kind in range(3)
+    ]
+
+
+def _kind(field: Field) -> int:
     """Return 0 for a double, 1 for another number, 2 for a text."""
     return {"float64": 0, "string": 2}.get(field.type, 1)
 
@@ -131,6 +136,8 @@ class ReadPlan:
             for entity in contract.entities
             if views[entity.name]
         )
+
+        self.names = tuple(name for entity in self.entities for name in entity.names)
 
     def one(self, entity_ids: Mapping[str, EntityValue]) -> bytes:
         """Return the commands for one case; `entity_ids` are values by join key."""

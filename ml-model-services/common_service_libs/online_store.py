@@ -32,16 +32,24 @@ _PRESENT, _NULL, _MISSING, _STALE, _INVALID = (
 
 
 class OnlineFeatures(msgspec.Struct, frozen=True):
-    """What the online store knows: values by field, per view its status and event time (epoch seconds).
+    """What the online store knows: values, and per view its status and event time (epoch seconds).
 
-    The values of a stale view stand apart. `complete` says that every view is present, without a null.
+    Where every view is present, without a null, `complete` holds all values in the order of the plan's
+    `names`; otherwise `partial` holds by field those that may be used, and `stale_values` those of stale
+    views.
     """
 
-    values: Mapping[str, FeatureValue]
     status: Mapping[str, FeatureStatus]
     event_timestamps: Mapping[str, float | None]
+    partial: Mapping[str, FeatureValue] = {}
     stale_values: Mapping[str, FeatureValue] = {}
-    complete: bool = False
+    complete: list[Any] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> Mapping[str, FeatureValue]:
+        """The values that may be used, by field."""
+        return self.partial if self.complete is None else dict(zip(self.names, self.complete, strict=True))
 
     @property
     def unavailable(self) -> bool:
@@ -53,9 +61,8 @@ class _EntityDecoder:
     """Decodes the reply to one entity: all doubles at once, everything else from a cache."""
 
     def __init__(self, plan: EntityPlan, caches: ValueCaches) -> None:
-        self.width, self.names, self.views = plan.width, plan.names, plan.views
-        self.view_names = tuple(view.name for view in plan.views)
-        self._ttls = tuple(view.ttl_seconds for view in plan.views)
+        self.width, self.views = plan.width, plan.views
+        self._ttls = tuple((view.name, view.ttl_seconds) for view in plan.views)
         self._doubles, self._numbers, self._texts, self._times = plan.runs
         doubles = self._doubles.stop
         self._unpack = struct.Struct("<" + "xd" * doubles).unpack
@@ -63,14 +70,17 @@ class _EntityDecoder:
         self._number, self._text = caches.numbers.__getitem__, caches.texts.__getitem__
         self._time = caches.times.__getitem__
 
-    def complete(self, reply: Sequence[bytes | None], as_of: float) -> tuple[list[Any], list[float]] | None:
-        """Return all values in the order of `names` and all event times, or None where anything is amiss."""
+    def complete(
+        self, reply: Sequence[bytes | None], as_of: float, times: dict[str, float | None]
+    ) -> list[Any] | None:
+        """Return all values in the order of the plan, or None where anything is amiss; puts event times."""
+        values: list[Any] = []
         try:
-            times = list(map(self._time, reply[self._times]))
-            for time, ttl in zip(times, self._ttls, strict=True):
+            for data, (view, ttl) in zip(reply[self._times], self._ttls):  # noqa: B905 - as long, and faster
+                time = self._time(data)
                 if not as_of - time <= ttl:  # also where there is no time
                     return None
-            values: list[Any] = []
+                times[view] = time
             if self._bytes:
                 joined = b"".join(reply[self._doubles])  # type: ignore[arg-type]  # None is the TypeError
                 # A message of this tag has nine bytes: what is null, or no double, shows in tags or length.
@@ -80,12 +90,11 @@ class _EntityDecoder:
                 total = sum(values)
                 if total != total:
                     return None
-            others = [*map(self._number, reply[self._numbers]), *map(self._text, reply[self._texts])]
+            values += map(self._number, reply[self._numbers])
+            values += map(self._text, reply[self._texts])
         except (TypeError, ValueError):
             return None
-        if None in others:
-            return None
-        return values + others, times
+        return None if None in values else values
 
     def view(
         self, view: ViewPlan, reply: Sequence[bytes | None]
@@ -115,7 +124,6 @@ class FeatureReader:
         self._columns = ColumnDecoder(self._plan, caches)
         self._all_present = {view.name: _PRESENT for view in contract.views}
         self._nothing = OnlineFeatures(
-            values={},
             status={view.name: FeatureStatus.UNAVAILABLE for view in contract.views},
             event_timestamps={view.name: None for view in contract.views},
         )
@@ -171,17 +179,16 @@ class FeatureReader:
 
     def decode(self, replies: Sequence[Any], as_of: float) -> OnlineFeatures:
         """Return the features in the replies to one case."""
-        values: dict[str, FeatureValue] = {}
+        values: list[Any] = []
         times: dict[str, float | None] = {}
         for entity, reply in zip(self._decoders, replies, strict=True):
             if type(reply) is not list or len(reply) != entity.width:
                 return self._nothing  # an error reply, such as "loading the dataset in memory"
-            found = entity.complete(reply, as_of)
+            found = entity.complete(reply, as_of, times)
             if found is None:
                 return self._with_faults(replies, as_of)
-            values.update(zip(entity.names, found[0], strict=True))
-            times.update(zip(entity.view_names, found[1], strict=True))
-        return OnlineFeatures(values, self._all_present, times, {}, True)
+            values = values + found if values else found
+        return OnlineFeatures(self._all_present, times, {}, {}, values, self._plan.names)
 
     def _with_faults(self, replies: Sequence[Any], as_of: float) -> OnlineFeatures:
         values: dict[str, FeatureValue] = {}
@@ -198,7 +205,7 @@ class FeatureReader:
                 status[view.name], times[view.name] = found, time
                 if decoded:
                     (stale if found is _STALE else values).update(zip(view.names, decoded, strict=True))
-        return OnlineFeatures(values, status, times, stale)
+        return OnlineFeatures(status, times, values, stale)
 
     def decode_many(self, replies: Sequence[Any], as_of: Any) -> OnlineColumns:
         """Return the features in the replies to many cases; `as_of` is one time or an array of one a case.

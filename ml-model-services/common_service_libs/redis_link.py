@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,13 +28,16 @@ LONGEST_PAUSE_SECONDS = 0.5
 
 
 class _Call:
-    __slots__ = ("expected", "future", "replies", "timer")
+    __slots__ = ("deadline", "expected", "future", "replies", "until")
 
-    def __init__(self, future: asyncio.Future[list[Any]], expected: int) -> None:
+    def __init__(
+        self, future: asyncio.Future[list[Any]], expected: int, deadline: float, until: float
+    ) -> None:
         self.future = future
         self.expected = expected
+        self.deadline = deadline
+        self.until = until
         self.replies: list[Any] = []
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class _Connection(asyncio.Protocol):
@@ -42,6 +46,8 @@ class _Connection(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._calls: deque[_Call] = deque()
         self._transport: asyncio.Transport | None = None
+        self._alarm: asyncio.TimerHandle | None = None  # one for all calls; most are answered before it
+        self._alarm_at = math.inf
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,11 +55,30 @@ class _Connection(asyncio.Protocol):
 
     def call(self, payload: bytes, expected: int, deadline: float) -> asyncio.Future[list[Any]]:
         assert self._transport is not None
-        call = _Call(self._loop.create_future(), expected)
-        call.timer = self._loop.call_later(deadline, self.fail, f"no reply within {deadline * 1000:.0f} ms")
+        until = self._loop.time() + deadline
+        call = _Call(self._loop.create_future(), expected, deadline, until)
         self._calls.append(call)
+        if until < self._alarm_at:
+            self._set_alarm(until)
         self._transport.write(payload)
         return call.future
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = self._loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        """Fail if a call has waited too long; otherwise wait for the one that is due next."""
+        self._alarm, self._alarm_at = None, math.inf
+        if not self._calls:
+            return
+        due = min(self._calls, key=lambda call: call.until)
+        if due.until <= self._loop.time():
+            self.fail(f"no reply within {due.deadline * 1000:.0f} ms")
+        else:
+            self._set_alarm(due.until)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -63,15 +88,10 @@ class _Connection(asyncio.Protocol):
                 call.replies.append(reply)
                 if len(call.replies) == call.expected:
                     self._calls.popleft()
-                    self._finish(call)
+                    if not call.future.done():
+                        call.future.set_result(call.replies)
         except (hiredis.ProtocolError, IndexError) as error:
             self.fail(f"not the protocol: {type(error).__name__}")
-
-    def _finish(self, call: _Call) -> None:
-        if call.timer is not None:
-            call.timer.cancel()
-        if not call.future.done():
-            call.future.set_result(call.replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail("connection lost" if exc is None else f"connection lost: {exc}")
@@ -79,9 +99,10 @@ class _Connection(asyncio.Protocol):
     def fail(self, reason: str) -> None:
         """Fail every call that waits and end the connection."""
         calls, self._calls = self._calls, deque()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm, self._alarm_at = None, math.inf
         for call in calls:
-            if call.timer is not None:
-                call.timer.cancel()
             if not call.future.done():
                 call.future.set_exception(OnlineStoreError(reason))
                 call.future.exception()  # the waiter may be gone; the loss itself is logged once

@@ -18,7 +18,7 @@ SATURDAY_NOON = 1728086400.0 + 12 * 3600
 
 def known(contract: FeatureContract, values: dict, status: FeatureStatus = PRESENT) -> OnlineFeatures:
     """Return what a store says whose views all have one status."""
-    return OnlineFeatures(values, {view.name: status for view in contract.views}, {})
+    return OnlineFeatures({view.name: status for view in contract.views}, {}, values)
 
 
 def test_full_days_today_and_the_transaction_itself_are_added() -> None:
