@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, start_http_server
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 # Seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -43,6 +43,30 @@ class ManyAtOnceHistogram:
         yield family
 
 
+class LagGauge:
+    """How many messages of each partition that is owned are in the log and not processed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.values: Mapping[tuple[str, int], int] = {}
+        registry.register(self)
+
+    def describe(self) -> list[Metric]:
+        """Return the metric without values."""
+        return [self._family()]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric."""
+        family = self._family()
+        for (topic, partition), lag in self.values.items():
+            family.add_metric([topic, str(partition)], lag)
+        yield family
+
+    def _family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            "stream_lag", "Messages in the log that are not processed.", labels=["topic", "partition"]
+        )
+
+
 class StreamMetrics:
     """The metrics of one processor, in a registry of its own."""
 
@@ -71,12 +95,7 @@ class StreamMetrics:
         self.outages = Counter(
             "stream_outages", "Sessions ended by an outage, and begun again.", ["error"], registry=registry
         )
-        self.lag = Gauge(
-            "stream_lag",
-            "Messages in the log that are not processed.",
-            ["topic", "partition"],
-            registry=registry,
-        )
+        self.lag = LagGauge(registry)
 
     def serve(self, port: int) -> int:
         """Answer on loopback at a port (0: any free one) and return it."""

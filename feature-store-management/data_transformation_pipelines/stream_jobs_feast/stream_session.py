@@ -123,7 +123,7 @@ class Session:
         self._send_error: BaseException | None = None
         self._last_sent: dict[tuple[str, int], Any] = {}
         self._partition_of: dict[tuple[str, int], int] = {}
-        self._polled_at = self._polled_wall = 0.0
+        self._alive_at = self._polled_wall = 0.0
         self._stack = ExitStack()
 
     # Connections.
@@ -217,7 +217,7 @@ class Session:
     def _step(self, until_caught_up: bool) -> bool:
         """Read and process once; return whether the log's end was reached and waited for."""
         polled = self._consumer.poll(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
-        self._polled_at, self._polled_wall = time.monotonic(), time.time()
+        self._alive_at, self._polled_wall = time.monotonic(), time.time()
         if self._rebalance_error is not None:
             raise self._rebalance_error
         if self._send_error is not None:
@@ -284,6 +284,7 @@ class Session:
                     self._consumer.resume(at)
 
     def _process_chunk(self, records: list[ConsumerRecord]) -> None:
+        self._refuse_if_stalled()
         newest: dict[str, dict[int, TotalsRow]] = {name: {} for name in self._rows}
         arrivals: dict[str, list[int]] = {name: [] for name in self._rows}
         forwards: list[tuple[ConsumerRecord, Transaction]] = []
@@ -348,7 +349,11 @@ class Session:
             )
 
     def _refuse_if_stalled(self) -> None:
-        held_up = time.monotonic() - self._polled_at
+        """Raise StalledError where nothing was done for so long that the group has given up this process.
+
+        Called every few milliseconds of work; work itself, however long, is no stall.
+        """
+        held_up, self._alive_at = time.monotonic() - self._alive_at, time.monotonic()
         if held_up * 1_000 > self._settings.kafka.session_timeout_ms:
             raise StalledError(f"held up for {held_up:.1f} s between a poll and its rows")
 
@@ -440,8 +445,8 @@ class Session:
         if time.monotonic() - self._gauged_at < GAUGE_SECONDS:
             return
         self._gauged_at = time.monotonic()
-        self._metrics.lag.clear()
-        for at, partition in self._partitions.items():
-            end = self._consumer.highwater(at)
-            if end is not None:
-                self._metrics.lag.labels(at.topic, str(at.partition)).set(max(0, end - partition.next_offset))
+        self._metrics.lag.values = {
+            (at.topic, at.partition): max(0, end - partition.next_offset)
+            for at, partition in self._partitions.items()
+            if (end := self._consumer.highwater(at)) is not None
+        }
