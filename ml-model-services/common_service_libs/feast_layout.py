@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
 
 STRING_TYPE = 2
 INT64_TYPE = 4
@@ -26,7 +25,9 @@ _MASK = 0xFFFFFFFF
 INT64_HEAD = struct.pack("<II", INT64_TYPE, _INT64.size)
 """What precedes the eight bytes of an int64 value in a key."""
 
-_FOUR_HIGH_BITS = 0x80 * (1 + (1 << 7) + (1 << 14) + (1 << 21))
+# What the continuation bits of a varint add to the sum of its shifted bytes.
+_THREE_HIGH_BITS = 0x80 * (1 + (1 << 7) + (1 << 14))
+_FOUR_HIGH_BITS = _THREE_HIGH_BITS + 0x80 * (1 << 21)
 
 MAX_KEPT_BYTES = 64
 MAX_KEPT_VALUES = 1 << 16
@@ -146,23 +147,28 @@ def _decode_any(data: bytes) -> FeatureValue:
 
 def decode_timestamp(data: bytes) -> float:
     """Return the epoch seconds in a serialized protobuf Timestamp; raises ValueError for other bytes."""
-    seconds, at = 0, 0
-    if len(data) >= 6 and data[0] == 0x08:
+    size = len(data)
+    if size >= 6 and data[0] == 0x08:
         _, a, b, c, d, e = data[:6]
-        if a & b & c & d & 0x80 and e < 0x80:  # five bytes: the years 1978 to 3058
-            seconds, at = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS, 6
-            if len(data) == 6:
+        if a & b & c & d & 0x80 and e < 0x80:  # seconds of five bytes: the years 1978 to 3058
+            seconds = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS
+            if size == 6:
                 return float(seconds)
-            if len(data) == 12 and data[6] == 0x10:
+            if size == 12 and data[6] == 0x10:  # nanoseconds of five bytes, or of four
                 a, b, c, d, e = data[7:]
                 if a & b & c & d & 0x80 and e < 0x80:
                     nanos = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS
                     return (seconds * 1_000_000_000 + nanos) / 1_000_000_000
-    return _decode_any_timestamp(data, at, seconds)
+            elif size == 11 and data[6] == 0x10:
+                a, b, c, d = data[7:]
+                if a & b & c & 0x80 and d < 0x80:
+                    nanos = a + (b << 7) + (c << 14) + (d << 21) - _THREE_HIGH_BITS
+                    return (seconds * 1_000_000_000 + nanos) / 1_000_000_000
+    return _decode_any_timestamp(data)
 
 
-def _decode_any_timestamp(data: bytes, at: int, seconds: int) -> float:
-    nanos = 0
+def _decode_any_timestamp(data: bytes) -> float:
+    at = seconds = nanos = 0
     try:
         while at < len(data):
             tag, at = _varint(data, at)
@@ -185,30 +191,41 @@ class NumberCache(dict[bytes | None, float | None]):
     """
 
     def __missing__(self, data: bytes | None) -> float | None:
-        value = decode_value(data)
-        if isinstance(value, str):
-            raise ValueError("not a number but text")
-        _keep(self, data, value)
-        return value
+        if data is not None and len(data) == 3 and data[0] == 0x20 and data[2] < 0x80 <= data[1]:
+            number: float | None = float(data[1] + (data[2] << 7) - 0x80)  # an int64 of 128 to 16383
+        else:
+            value = decode_value(data)
+            if isinstance(value, str):
+                raise ValueError("not a number but text")
+            number = value
+        if len(self) >= MAX_KEPT_VALUES:
+            self.clear()  # what repeats is soon back; what does not would stay for ever
+        self[data] = number
+        return number
 
 
 class TextCache(dict[bytes | None, str | None]):
-    """As `NumberCache`, for text: categories repeat too."""
+    """As `NumberCache`, for text: categories repeat too, long texts are not kept."""
 
     def __missing__(self, data: bytes | None) -> str | None:
         value = decode_value(data)
         if isinstance(value, float):
             raise ValueError("not text but a number")
-        _keep(self, data, value)
+        if data is None or len(data) <= MAX_KEPT_BYTES:
+            if len(self) >= MAX_KEPT_VALUES:
+                self.clear()
+            self[data] = value
         return value
 
 
 class TimestampCache(dict[bytes | None, float]):
-    """Decodes event times, most of which are one of a few midnights; NaN where there is none."""
+    """Decodes event times, many of which are one of a few midnights; NaN where there is none."""
 
     def __missing__(self, data: bytes | None) -> float:
         value = math.nan if data is None else decode_timestamp(data)
-        _keep(self, data, value)
+        if len(self) >= MAX_KEPT_VALUES:
+            self.clear()
+        self[data] = value
         return value
 
 
@@ -217,13 +234,6 @@ class ValueCaches:
 
     def __init__(self) -> None:
         self.numbers, self.texts, self.times = NumberCache(), TextCache(), TimestampCache()
-
-
-def _keep(cache: dict[bytes | None, Any], data: bytes | None, value: Any) -> None:
-    if data is None or len(data) <= MAX_KEPT_BYTES:
-        if len(cache) >= MAX_KEPT_VALUES:
-            cache.clear()  # what repeats is soon back; what does not would stay for ever
-        cache[data] = value
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -141,6 +141,9 @@ class ReadPlan:
 
     def one(self, entity_ids: Mapping[str, EntityValue]) -> bytes:
         """Return the commands for one case; `entity_ids` are values by join key."""
+        if len(self.entities) == 1:
+            plan = self.entities[0]
+            return plan.command(entity_ids[plan.join_key])
         return b"".join([plan.command(entity_ids[plan.join_key]) for plan in self.entities])
 
     def many(self, entity_ids: Mapping[str, Sequence[EntityValue]]) -> bytes:

@@ -74,7 +74,7 @@ class _EntityDecoder:
         self, reply: Sequence[bytes | None], as_of: float, times: dict[str, float | None]
     ) -> list[Any] | None:
         """Return all values in the order of the plan, or None where anything is amiss; puts event times."""
-        values: list[Any] = []
+        values: tuple[Any, ...] = ()
         try:
             for data, (view, ttl) in zip(reply[self._times], self._ttls):  # noqa: B905 - as long, and faster
                 time = self._time(data)
@@ -86,15 +86,14 @@ class _EntityDecoder:
                 # A message of this tag has nine bytes: what is null, or no double, shows in tags or length.
                 if len(joined) != self._bytes or joined[::_DOUBLE_BYTES] != self._tags:
                     return None
-                values = list(self._unpack(joined))
+                values = self._unpack(joined)
                 total = sum(values)
                 if total != total:
                     return None
-            values += map(self._number, reply[self._numbers])
-            values += map(self._text, reply[self._texts])
+            others = [*map(self._number, reply[self._numbers]), *map(self._text, reply[self._texts])]
         except (TypeError, ValueError):
             return None
-        return None if None in values else values
+        return None if None in others else [*values, *others]
 
     def view(
         self, view: ViewPlan, reply: Sequence[bytes | None]

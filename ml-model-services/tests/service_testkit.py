@@ -204,10 +204,15 @@ def encoded_value(value: Any) -> bytes:
     return b"\x12" + _varint(len(value.encode())) + value.encode()
 
 
+def timestamp_message(seconds: int, nanos: int) -> bytes:
+    """Return a protobuf Timestamp."""
+    return (b"\x08" + _varint(seconds) if seconds else b"") + (b"\x10" + _varint(nanos) if nanos else b"")
+
+
 def encoded_timestamp(seconds: float) -> bytes:
-    whole = math.floor(seconds)
-    nanos = round((seconds - whole) * 1e9)
-    return (b"\x08" + _varint(whole) if whole else b"") + (b"\x10" + _varint(nanos) if nanos else b"")
+    """Return a time, of whole microseconds, as Feast serializes it."""
+    whole, rest = divmod(round(seconds * 1e6), 10**6)
+    return timestamp_message(whole, rest * 1000)
 
 
 Hash = dict[bytes, bytes]

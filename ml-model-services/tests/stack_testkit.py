@@ -237,9 +237,9 @@ class FeastPeer:
         answer: dict[str, list[Any]] = self._ask({"read": entities})
         return answer
 
-    def seconds(self, entities: Mapping[str, list[Any]], repeats: int) -> list[float]:
-        """Return how long each of `repeats` calls of `get_online_features` took."""
-        answer: list[float] = self._ask({"time": entities, "repeats": repeats})
+    def seconds(self, cases: list[dict[str, list[Any]]]) -> list[float]:
+        """Return how long `get_online_features` took for each of `cases`."""
+        answer: list[float] = self._ask({"time": cases})
         return answer
 
     def __enter__(self) -> Self:

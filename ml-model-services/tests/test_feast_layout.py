@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from service_testkit import CONTRACTS, encoded_timestamp, encoded_value, replies_to
+from service_testkit import CONTRACTS, encoded_timestamp, encoded_value, replies_to, timestamp_message
 
 from common_service_libs.feast_layout import (
     MAX_KEPT_VALUES,
@@ -150,10 +150,18 @@ def test_values_round_trip(value: object) -> None:
     assert decode_value(encoded_value(value)) == value
 
 
-@given(st.integers(0, 4 * 10**15))
+@given(st.integers(-4 * 10**15, 9 * 10**15) | st.integers(16 * 10**14, 21 * 10**14))
 def test_timestamps_round_trip_to_the_microsecond(microseconds: int) -> None:
-    seconds = microseconds / 1e6
-    assert abs(decode_timestamp(encoded_timestamp(seconds)) - seconds) < 1e-6
+    """To the bit: both ways of Python's own `datetime.timestamp` round once."""
+    whole, rest = divmod(microseconds, 10**6)
+    data = timestamp_message(whole, rest * 1000)
+    assert decode_timestamp(data) == microseconds / 1e6
+    assert decode_timestamp(data) == TimestampCache()[data]
+
+
+@given(st.integers(-(2**40), 2**40), st.integers(0, 10**9 - 1))
+def test_timestamps_of_any_length_are_read(seconds: int, nanos: int) -> None:
+    assert decode_timestamp(timestamp_message(seconds, nanos)) == (seconds * 10**9 + nanos) / 10**9
 
 
 @given(st.binary(max_size=20))
