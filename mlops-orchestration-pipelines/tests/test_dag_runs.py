@@ -23,6 +23,7 @@ COMMANDS = {
     "feature-store-management": [
         f"{SCRIPTS}/load_transactions.py",
         f"{SCRIPTS}/load_subscribers.py",
+        "data_quality/check.py",
         "scripts/run_dbt_for_feast.sh",
         "scripts/run_feast_apply.sh",
         "scripts/run_feast_materialize_incremental.sh",
@@ -133,7 +134,7 @@ def test_the_whole_loop_runs_in_one_process_with_the_documented_arguments(settin
         "2026-11-21",
     )
     assert outcome.code == 0, outcome.output
-    assert [call["argv"] for call in outcome.calls][4:] == [
+    assert [call["argv"] for call in outcome.calls][6:] == [
         ["run_feast_materialize_incremental.sh", "2026-11-21T00:00:00+00:00"],
         ["train.py", "--as-of", "2026-11-21T00:00:00+00:00"],
         *sorted([["evaluate.py", "gate"], ["evaluate.py", "handbook"]], key=order_seen(outcome)),
@@ -146,7 +147,12 @@ def test_the_whole_loop_runs_in_one_process_with_the_documented_arguments(settin
     loaded = [call["argv"] for call in outcome.calls[:2]]
     assert ["load_transactions.py", "--source", "/data/landing/transactions"] in loaded
     assert ["load_subscribers.py", "--snapshot-date", "2026-10-01"] in loaded
-    assert [call["argv"] for call in outcome.calls[2:4]] == [["run_dbt_for_feast.sh"], ["run_feast_apply.sh"]]
+    assert [call["argv"] for call in outcome.calls[2:6]] == [
+        ["check.py", "--level", "raw"],
+        ["run_dbt_for_feast.sh"],
+        ["check.py", "--level", "staging", "--level", "features"],
+        ["run_feast_apply.sh"],
+    ]
     assert [call for call in outcome.calls if call["private"]] == [], "Airflow's settings reached a command"
     assert {dag["state"] for dag in outcome.dags.values()} == {"success"}
     assert {call["cwd"] for call in outcome.calls if call["argv"][0] == "train.py"} == {
@@ -183,7 +189,9 @@ def test_a_failed_command_fails_the_run_says_why_and_succeeds_when_repaired(sett
     assert states(failed, "run_dbt_feast_models") == {
         "load_transactions": "failed",
         "load_subscribers": "skipped",
+        "check_raw": "upstream_failed",
         "build_feature_tables": "upstream_failed",
+        "check_features": "upstream_failed",
         "apply_feast": "upstream_failed",
     }
     assert "row 17: amount is not a number" in failed.output
@@ -196,11 +204,50 @@ def test_a_failed_command_fails_the_run_says_why_and_succeeds_when_repaired(sett
     assert states(repaired, "run_dbt_feast_models") == {
         "load_transactions": "success",
         "load_subscribers": "skipped",
+        "check_raw": "success",
         "build_feature_tables": "success",
+        "check_features": "success",
         "apply_feast": "success",
     }
     today = datetime.now(UTC).date().isoformat()
     assert repaired.calls[-1]["argv"][1] == f"{today}T00:00:00+00:00", "the default moment is midnight today"
+
+
+@pytest.mark.parametrize(
+    ("level", "ran"),
+    [
+        ("raw", ["load_transactions", "check_raw"]),
+        ("features", ["load_transactions", "check_raw", "build_feature_tables", "check_features"]),
+    ],
+)
+def test_a_failed_check_publishes_nothing(settings, repository, level, ran):
+    check = repository / "feature-store-management" / "data_quality" / "check.py"
+    check.write_text(STAND_IN + f"\nif {level!r} in sys.argv:\n    sys.exit('amounts_are_numbers failed')\n")
+    before = newest_event_id(settings, "feature_tables")
+    failed = run_dags(settings, repository, "run_dbt_feast_models", "materialize_feast_online_store")
+    assert failed.code == 1
+    assert "amounts_are_numbers failed" in failed.output
+    after = states(failed, "run_dbt_feast_models")
+    assert [task for task in ran if after[task] == "success"] == ran[:-1]
+    assert after[ran[-1]] == "failed"
+    assert after["apply_feast"] == "upstream_failed"
+    assert "run_feast_apply.sh" not in [call["argv"][0] for call in failed.calls]
+    assert "materialize_feast_online_store" not in failed.dags
+    assert newest_event_id(settings, "feature_tables") == before, "no asset, so neither DAG behind it starts"
+
+
+def newest_event_id(settings, asset: str) -> int | None:
+    url = settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+    connection = psycopg2.connect(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "select max(e.id) from asset_event e join asset a on a.id = e.asset_id where a.name = %s",
+                (asset,),
+            )
+            return cursor.fetchone()[0]
+    finally:
+        connection.close()
 
 
 def test_airflows_own_command_runs_a_dag_and_reports_failure(settings, repository):

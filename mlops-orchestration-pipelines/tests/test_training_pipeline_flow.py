@@ -143,7 +143,17 @@ def test_replacing_the_data_set_rebuilds_every_table(dag_bag):
     }
     assert words["load_transactions"][-1] == "--replace-dataset"
     assert words["build_feature_tables"] == ["scripts/run_dbt_for_feast.sh", "--full-refresh"]
-    assert dag.task_dict["apply_feast"].upstream_task_ids == {"build_feature_tables"}
+    assert dag.task_dict["apply_feast"].upstream_task_ids == {"check_features"}
+
+
+def test_nothing_is_built_or_published_before_it_is_checked(dag_bag):
+    dag = dag_bag.dags["run_dbt_feast_models"]
+    assert dag.task_dict["check_raw"].upstream_task_ids == {"load_transactions", "load_subscribers"}
+    assert dag.task_dict["build_feature_tables"].upstream_task_ids == {"check_raw"}
+    assert dag.task_dict["check_features"].upstream_task_ids == {"build_feature_tables"}
+    assert [task.task_id for task in dag.tasks if task.outlets] == ["apply_feast"]
+    for task in ("build_feature_tables", "check_features", "apply_feast"):
+        assert dag.task_dict[task].trigger_rule == "all_success", "a failed check must stop what follows"
 
 
 def _asset_names(condition) -> set[str]:
