@@ -82,18 +82,24 @@ class OnDemandContract(_Part):
 
 
 class VectorFeature(_Part):
-    """One feature of the vector; `on_missing` says what a missing, stale or null value of a view becomes."""
+    """One feature of the vector; `on_missing` says what a missing, stale or null value of a view becomes.
+
+    `on_stale`, where it is given, says so for a stale value alone; `use_stale` lets the old value stand.
+    """
 
     name: Name
     source: Name
     type: ValueType
     on_missing: Literal["default", "null", "fail"] | None = None
+    on_stale: Literal["default", "null", "use_stale", "fail"] | None = None
     default: int | float | str | None = None
 
     @model_validator(mode="after")
     def _default_stands_where_it_is_used(self) -> Self:
-        if (self.on_missing == "default") != (self.default is not None):
-            raise ValueError(f"{self.name}: a default stands where on_missing is default, and only there")
+        if ("default" in (self.on_missing, self.on_stale)) != (self.default is not None):
+            raise ValueError(
+                f"{self.name}: a default stands where on_missing or on_stale is default, and only there"
+            )
         wanted = {"int64": int, "float64": float, "string": str}[self.type]
         if self.default is not None and type(self.default) is not wanted:
             raise ValueError(f"{self.name}: the default {self.default!r} is no {self.type}")
@@ -168,6 +174,8 @@ class FeatureContract(_Part):
                 raise ValueError(f"{entry.source} has no {entry.name} of type {entry.type}")
             if (entry.source == computed) != (entry.on_missing is None):
                 raise ValueError(f"{entry.name}: on_missing belongs to a view's field, and to each of them")
+            if entry.source == computed and entry.on_stale is not None:
+                raise ValueError(f"{entry.name} is computed: it has no age for on_stale")
         if computed:
             taken = {entry.name for entry in self.features if entry.source == computed}
             unused = [item.name for item in self.on_demand.features if item.name not in taken]  # type: ignore[union-attr]

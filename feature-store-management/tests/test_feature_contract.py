@@ -98,6 +98,21 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: (c["features"][-1].pop("default"), c["features"][-1].update(on_missing=None)),
         "on_missing belongs to a view's field",
     ),
+    "an unknown word on stale values": (
+        lambda c: c["features"][-1].update(on_stale="keep"),
+        "features.17.on_stale",
+    ),
+    "a stale default that is missing": (
+        lambda c: (
+            c["features"][-1].pop("default"),
+            c["features"][-1].update(on_missing="null", on_stale="default"),
+        ),
+        "default stands where",
+    ),
+    "a stale value of what is computed": (
+        lambda c: c["features"][1].update(on_stale="use_stale"),
+        "tx_is_weekend is computed: it has no age",
+    ),
     "an expression out of the language": (expression_of(0, "tx_amount ** 2"), "Pow is not allowed"),
     "an expression over nothing known": (expression_of(0, "tx_amount + tip"), "reads tip, which nothing"),
     "an on-demand feature that is not served": (
@@ -105,6 +120,16 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "on-demand features outside the vector: tx_is_weekend",
     ),
 }
+
+
+@pytest.mark.parametrize("word", ["null", "default", "use_stale", "fail"])
+def test_a_word_on_stale_values_is_published_where_it_stands(word: str):
+    contract = copy.deepcopy(FRAUD)
+    contract["features"][-1]["on_stale"] = word
+    parsed = parse_contract(yaml.safe_dump(contract), "stale.yaml")
+    assert parsed.features[-1].on_stale == word
+    assert json.loads(parsed.canonical_json()) == contract
+    assert '"on_stale"' not in load_contract("fraud_detection_v1").canonical_json()
 
 
 @pytest.mark.parametrize("fault", BROKEN)
