@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build and test the feature and label tables. Safe to rerun: what is already built from the present rows stays, and
-# what a failed run left undone is built.
+# what a failed run left undone is built. One build at a time: a second one waits, then says who holds the tables.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -77,10 +77,15 @@ state_dir="${DATA_DIR:+$DATA_DIR/dbt}"
 export DBT_TARGET_PATH="${DBT_TARGET_PATH:-${state_dir:-$project}/target}"
 export DBT_LOG_PATH="${DBT_LOG_PATH:-${state_dir:-$project}/logs}"
 
+# dbt as it is, holding the lock that a backfill of the same tables holds too.
+locked_dbt() {
+  PYTHONPATH="$ROOT_DIR:$PYTHONPATH" python -m backfill.run_dbt "$@"
+}
+
 in_project=(--project-dir "$project" --profiles-dir "$profiles_dir")
 
 case "$action" in
-  build) dbt build "${in_project[@]}" ${arguments[@]+"${arguments[@]}"} ;;
+  build) locked_dbt build "${in_project[@]}" ${arguments[@]+"${arguments[@]}"} ;;
   freshness) dbt source freshness "${in_project[@]}" ;;
   docs)
     dbt docs generate --static "${in_project[@]}"

@@ -1,0 +1,1 @@
+"""Rebuild any range of days of the feature tables, and let one builder write them at a time."""

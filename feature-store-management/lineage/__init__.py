@@ -1,0 +1,1 @@
+"""Where features come from, and which version of their definition is published."""
