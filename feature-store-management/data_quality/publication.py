@@ -1,18 +1,25 @@
-"""Whether the feature tables may be published: the verdict of the feature-level checks.
+"""Whether the feature tables may be published: `python -m data_quality.publication`.
 
-`require_publishable(connection)` belongs before anything that makes features visible to others. This module
-imports nothing but psycopg, so that asking costs a query.
+The verdict of the feature-level checks. `require_publishable(connection)`, or this command, belongs before
+anything that makes features visible to others; it loads nothing but psycopg, so that asking costs a query.
+
+Exit 0: nothing forbids it, also where nothing was ever checked. Exit 1: a check failed and no later one that
+passed covers its days, or the database is away. Exit 2: wrong settings.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from data_source_connectors.settings import SettingsError, read_settings
+from schema_registry.database import DatabaseSettings, connect
 
 
 class NotPublishableError(Exception):
@@ -77,3 +84,23 @@ def require_publishable(connection: psycopg.Connection[Any], schema: str | None 
             f"the feature tables are not published: {found[-1]}; repair them and run"
             " `python -m data_quality.check --level features`"
         )
+
+
+def main() -> int:
+    """Run the command and return its exit code."""
+    try:
+        database = read_settings(DatabaseSettings)
+    except SettingsError as error:
+        print(f"data_quality: {error}", file=sys.stderr)
+        return 2
+    try:
+        with connect(database, application_name="data_quality") as connection:
+            require_publishable(connection)
+    except (NotPublishableError, psycopg.Error) as error:
+        print(f"data_quality: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -32,6 +32,10 @@ class SuiteError(Exception):
     """A suite can't be read; the message names the file and the place."""
 
 
+class ContractMissingError(SuiteError):
+    """A suite names a contract that can't be read."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -113,6 +117,8 @@ def _read_suite(path: Path) -> Suite:
         if suite.contract:
             promised = tuple(contract_expectations(suite.contract))
             suite = suite.model_copy(update={"expectations": promised + suite.expectations})
+    except ContractMissingError as error:
+        raise SuiteError(f"{path.name}: {error}") from None
     except yaml.YAMLError as error:
         raise SuiteError(f"{path.name}: no YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
@@ -137,7 +143,7 @@ def contract_expectations(name: str, folder: Path = SCHEMAS_DIR) -> Iterator[Exp
     try:
         schema: dict[str, Any] = json.loads((folder / f"{name}.schema.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise SuiteError(f"contract {name} can't be read: {error}") from None
+        raise ContractMissingError(f"contract {name} can't be read: {error}") from None
 
     def promise(column: str, what: str, expect: str, **arguments: Any) -> Expectation:
         return Expectation.model_validate(

@@ -30,7 +30,9 @@ class DatabaseSettings(BaseSettings):
 
 
 @contextmanager
-def connect(settings: DatabaseSettings, schema: str | None = None) -> Iterator[Connection]:
+def connect(
+    settings: DatabaseSettings, schema: str | None = None, application_name: str = "schema_registry"
+) -> Iterator[Connection]:
     """Yield a connection in autocommit mode, `schema` alone in its search path; may raise psycopg.Error."""
     with psycopg.connect(
         host=settings.host,
@@ -39,7 +41,7 @@ def connect(settings: DatabaseSettings, schema: str | None = None) -> Iterator[C
         user=settings.user,
         password=settings.password.get_secret_value(),
         connect_timeout=5,
-        application_name="schema_registry",
+        application_name=application_name,
         options="-c statement_timeout=30s -c lock_timeout=20s",
         autocommit=True,
     ) as connection:
