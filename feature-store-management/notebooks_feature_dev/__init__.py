@@ -1,0 +1,1 @@
+"""Notebooks that look at the data, and what they share."""

@@ -1,0 +1,1 @@
+"""What the notebooks share: data, measures and the look of plots."""
