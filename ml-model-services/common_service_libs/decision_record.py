@@ -17,13 +17,13 @@ class DecisionRecord(msgspec.Struct, frozen=True):
 
     `request` is the body with its defaults filled in; the names of those stand in its list `defaulted`.
     `score` is None for a decision made by rules only. `feature_status` holds status and event time of each
-    view.
+    view: with the contract in the bundle and the value itself it says what became of every value.
     """
 
     request_id: str
     service: str
     requested_at: str
-    entity_ids: dict[str, int]
+    entity_ids: dict[str, int | str]
     request: dict[str, Any]
     features: dict[str, Any]
     feature_status: dict[str, dict[str, str | None]]

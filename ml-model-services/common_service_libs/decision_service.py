@@ -55,7 +55,7 @@ class Case:
     time of the event in seconds since the epoch, `requested_at` that of its arrival.
     """
 
-    entity_ids: Mapping[str, int]
+    entity_ids: Mapping[str, int | str]
     request: Mapping[str, Any]
     request_values: Mapping[str, float]
     as_of: float
@@ -113,7 +113,7 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
     """
     policy = model.engine.policy
     vector = model.vectors.build(online, case.request_values)
-    request = {**case.entity_ids, **case.request_values}
+    request: dict[str, Any] = {**case.entity_ids, **case.request_values}
     if online.unavailable and policy.without_features != "score_defaults":
         if policy.without_features == "refuse":
             raise FeaturesUnavailable(
@@ -243,7 +243,7 @@ class DecisionService:
             features=dict(zip(model.bundle.feature_names, outcome.vector.values, strict=True)),
             feature_status={
                 view: {
-                    "status": status,
+                    "status": status.value,
                     "event_timestamp": rfc3339(at) if (at := times[view]) is not None else None,
                 }
                 for view, status in online.status.items()
@@ -269,6 +269,10 @@ class DecisionService:
             metrics.scores.observe(outcome.score)
         for view, status in online.status.items():
             metrics.feature_status.at(view, status).inc()
+        if online.complete is None or outcome.vector.fallbacks:
+            for feature, status in zip(model.bundle.feature_names, outcome.vector.status, strict=True):
+                if status is not FeatureStatus.PRESENT:
+                    metrics.value_status.at(feature, status).inc()
         for feature in outcome.vector.fallbacks:
             metrics.fallbacks.at(feature).inc()
         for rule in outcome.verdict.rules_fired:

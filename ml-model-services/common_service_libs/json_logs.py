@@ -48,7 +48,7 @@ def configure_logging(service: str, level: str) -> None:
         logging.getLogger(name).propagate = name != "uvicorn.access"
 
 
-def hashed(entity_ids: Mapping[str, int]) -> dict[str, str]:
+def hashed(entity_ids: Mapping[str, int | str]) -> dict[str, str]:
     """Return entity ids as short digests: lines of one entity can be found, the entity cannot be read off.
 
     >>> hashed({"customer_id": 7})

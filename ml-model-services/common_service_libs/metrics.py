@@ -68,6 +68,9 @@ class ServiceMetrics:
         )
         self.feature_status = counter("feature_status_total", "Views by what was found.", "view", "status")
         self.fallbacks = counter("feature_fallbacks_total", "Features that took their fallback.", "feature")
+        self.value_status = counter(
+            "feature_value_status_total", "Values of vectors that were not present.", "feature", "status"
+        )
         self.rule_hits = counter("rule_hits_total", "Rules that fired.", "rule")
         self.rule_errors = counter("rule_errors_total", "Rules that failed on values.", "rule")
         self.online_store_up = Gauge("online_store_up", "Online store connected.", registry=registry)

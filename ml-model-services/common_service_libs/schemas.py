@@ -66,7 +66,7 @@ class DecisionDocument(Reply):
     request_id: str
     service: str
     requested_at: str
-    entity_ids: dict[str, int]
+    entity_ids: dict[str, int | str]
     request: dict[str, Any]
     features: dict[str, float | str | None]
     feature_status: dict[str, ViewState]

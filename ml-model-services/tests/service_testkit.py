@@ -419,6 +419,7 @@ def settings_for(folder: Path, redis: FakeRedis | None = None, **changes: Any) -
         "spool_dir": folder / "spool",
         "api_keys_file": write_keys(folder / "keys.json"),
         "redis_port": redis.port if redis else 9,
+        "redis_password": redis.password if redis else None,  # not that of a stack whose settings are loaded
         "feast_project": PROJECT,
         "model_poll_seconds": 0.02,
         "shutdown_seconds": 0.5,

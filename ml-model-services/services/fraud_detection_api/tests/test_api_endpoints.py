@@ -89,6 +89,9 @@ async def test_an_unknown_customer_takes_the_documented_fallback(service: Servic
     assert reply["degraded"] is False
     assert service.metric("feature_fallbacks_total", feature="terminal_fraud_risk_7d") == 1
     assert service.metric("feature_status_total", view="customer_daily", status="missing") == 1
+    count = "feature_value_status_total"
+    assert service.metric(count, feature="terminal_fraud_risk_7d", status="defaulted") == 1
+    assert service.metric(count, feature="customer_tx_count_7d", status="missing") == 1
 
 
 async def test_a_daily_view_out_of_date_is_a_degraded_decision(service: Service) -> None:
