@@ -1,4 +1,4 @@
-"""The notebooks: committed without output, computed by tested measures, running on the stack without a warning."""
+"""The notebooks: committed without output, computed by tested measures, run on the stack without warnings."""
 
 import base64
 import io
