@@ -6,6 +6,7 @@ import pytest
 from service_testkit import CUSTOMER, NOON, PROJECT, TERMINAL, FakeRedis, contract, put_view
 
 from common_service_libs.feast_layout import entity_key, field_name
+from common_service_libs.feature_status import STATUSES
 from common_service_libs.online_store import FeatureReader, OnlineFeatures
 from common_service_libs.redis_link import RedisLink
 
@@ -78,3 +79,28 @@ async def test_a_store_that_fails_is_unavailable_never_an_error(redis_server: Fa
     assert features.unavailable
     assert features.values == {}
     await link.close()
+
+
+@pytest.mark.parametrize("mode", ["answer", "silent", "error"])
+async def test_many_cases_are_one_round_trip_or_unavailable(redis_server: FakeRedis, mode: str) -> None:
+    link = RedisLink("127.0.0.1", redis_server.port, "secret", deadline=0.05, connect_deadline=0.5)
+    await link.open()
+    redis_server.mode = mode
+    ids = {"customer_id": [CUSTOMER, 1], "terminal_id": [TERMINAL, TERMINAL]}
+    reader = FeatureReader(contract("fraud_detection_v1"), PROJECT)
+    columns = await reader.read_many(link, ids, NOON, deadline=0.1)
+    status = {name: [STATUSES[code].value for code in view.status] for name, view in columns.views.items()}
+    await link.close()
+    if mode == "answer":
+        assert redis_server.reads == 4
+        assert status["customer_daily"] == ["present", "missing"]
+        assert columns.values["terminal_fraud_risk_7d"].tolist() == [0.125, 0.125]
+    else:
+        assert status == {view.name: ["unavailable"] * 2 for view in contract("fraud_detection_v1").views}
+        assert math.isnan(columns.values["terminal_fraud_risk_7d"][0])
+
+
+async def test_no_cases_are_no_question(redis_server: FakeRedis) -> None:
+    link = RedisLink("127.0.0.1", redis_server.port, "secret", deadline=0.05, connect_deadline=0.5)
+    reader = FeatureReader(contract("fraud_detection_v1"), PROJECT)
+    assert (await reader.read_many(link, {"customer_id": [], "terminal_id": []}, NOON)).rows == 0

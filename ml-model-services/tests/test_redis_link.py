@@ -92,3 +92,27 @@ async def test_a_wrong_password_is_no_connection(
     assert "WRONGPASS" in caplog.records[-1].reason or "WRONGPASS" in caplog.records[0].reason
     assert "wrong'" not in caplog.text
     await link.close()
+
+
+async def test_a_patient_call_does_not_make_others_patient(link: RedisLink, redis_server: FakeRedis) -> None:
+    redis_server.mode = "silent"
+    patient = link.call(READ, 1, deadline=30)
+    started = time.perf_counter()
+    with pytest.raises(OnlineStoreError, match="within 50 ms"):
+        await link.call(READ, 1)
+    assert time.perf_counter() - started < 0.25
+    with pytest.raises(OnlineStoreError):
+        await patient
+
+
+async def test_calls_that_were_answered_leave_later_ones_their_whole_deadline(
+    link: RedisLink, redis_server: FakeRedis
+) -> None:
+    for _ in range(3):
+        await link.call(READ, 1)
+        await asyncio.sleep(0.03)
+    redis_server.mode = "silent"
+    started = time.perf_counter()
+    with pytest.raises(OnlineStoreError):
+        await link.call(READ, 1)
+    assert time.perf_counter() - started >= 0.049
