@@ -29,7 +29,7 @@ from data_source_connectors.settings import SettingsError, read_settings
 from feature_contract import ContractError, FeatureContract, load_contract
 from training_sets.entity_rows import LABEL_TABLES, EntityFile, EntitySource, MaturedLabels, checked
 from training_sets.errors import NoRowsError, TrainingSetError
-from training_sets.feature_tables import FeatureTables, ParquetTables, PostgresTables, read_query
+from training_sets.feature_tables import FeatureTables, ParquetTables, PostgresTables, ask
 from training_sets.look_up import SLICE_ROWS, Reading, ViewReader
 from training_sets.vectors import fields_read, keeps_stale, vectors
 
@@ -188,14 +188,11 @@ def _sha256(path: Path) -> str:
 def dataset_id(settings: DatabaseSettings, schema: str) -> str | None:
     """Return the identity of the loaded transactions, None where none are."""
     name = sql.Literal(sql.Identifier(schema, "dataset").as_string())
-    [present] = read_query(settings, sql.SQL("select to_regclass({}) is not null as present").format(name))[
-        "present"
-    ]
-    if not present.as_py():
+    [found] = ask(settings, sql.SQL("select to_regclass({}) is not null as present").format(name))
+    if not found["present"]:
         return None
-    query = sql.SQL("select dataset_id::text from {}").format(sql.Identifier(schema, "dataset"))
-    ids = read_query(settings, query)["dataset_id"].to_pylist()
-    return ids[0] if ids else None
+    rows = ask(settings, sql.SQL("select dataset_id::text from {}").format(sql.Identifier(schema, "dataset")))
+    return rows[0]["dataset_id"] if rows else None
 
 
 def parse_day(text: str) -> date:

@@ -18,7 +18,7 @@ from psycopg import sql
 from data_source_connectors.database_connector import DatabaseSettings
 from feature_contract import FeatureContract
 from training_sets.errors import EntityRowsError, NoRowsError
-from training_sets.feature_tables import EVENT, read_query
+from training_sets.feature_tables import EVENT, ask, read_query
 from training_sets.point_in_time import Integers
 
 CHUNK_ROWS = 1_000_000
@@ -103,12 +103,12 @@ class MaturedLabels:
         known_as_of: datetime,
     ) -> MaturedLabels:
         """Read the labels by time; raises NoRowsError, SourceError."""
-        maturity = read_query(
+        maturity = ask(
             settings,
             sql.SQL("select delay_days, policy_version from {} where label_name = {}").format(
                 sql.Identifier(schema, "label_maturity"), sql.Literal(label)
             ),
-        ).to_pylist()
+        )
         if len(maturity) != 1:
             raise NoRowsError(f"{schema}.label_maturity has {len(maturity)} rows for {label}, not one")
         delay = int(maturity[0]["delay_days"])

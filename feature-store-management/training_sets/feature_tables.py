@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from psycopg import sql
+from psycopg.rows import dict_row
 
-from data_source_connectors.database_connector import DatabaseSettings, read_query_batches
+from data_source_connectors.database_connector import DatabaseSettings, connect, read_query_batches
+from data_source_connectors.errors import SourceError, masked
 from training_sets.errors import FeatureTableError
 
 EVENT, CREATED = "event_timestamp", "created_timestamp"
@@ -78,8 +81,8 @@ class PostgresTables:
             "select greatest(reltuples, 0)::bigint as rows from pg_class where oid = {}::regclass"
         )
         table = sql.Literal(self._table(view).as_string())
-        [count] = read_query(self.settings, query.format(table))["rows"].to_pylist()
-        return count
+        [found] = ask(self.settings, query.format(table))
+        return int(found["rows"])
 
     def read(self, view: str, extract: Extract) -> pa.Table:
         """Read the rows by binary COPY; raises SourceError and FeatureTableError."""
@@ -147,6 +150,19 @@ class ParquetTables:
 def read_query(settings: DatabaseSettings, query: sql.Composed) -> pa.Table:
     """Return the rows of a query as an Arrow table; raises SourceError."""
     return pa.Table.from_batches(read_query_batches(settings, query, batch_rows=READ_ROWS))
+
+
+def ask(settings: DatabaseSettings, query: sql.Composed) -> list[dict[str, Any]]:
+    """Return the few rows of a small query, without the start that a bulk read costs; raises SourceError."""
+    try:
+        with (
+            connect(settings, application_name="training_sets") as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            return cursor.execute(query).fetchall()
+    except psycopg.Error as error:
+        reason = masked(error, [settings.password.get_secret_value()])
+        raise SourceError(f"PostgreSQL {settings.address}: {reason}") from error
 
 
 def _moment(microseconds: int) -> sql.Composed:
