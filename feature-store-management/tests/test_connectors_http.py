@@ -31,6 +31,7 @@ from data_source_connectors.errors import (
     SourceUnavailableError,
 )
 from data_source_connectors.http_api_connector import HttpApiConnection, HttpApiSource, retry_after_seconds
+from data_source_connectors.object_store_connector import ObjectStore, ObjectStoreConnection
 
 SECRET = "t0ken-planted-by-the-test"
 Answer = Callable[["Handler"], None]
@@ -489,6 +490,20 @@ def test_no_log_error_or_representation_shows_a_secret(
     assert basic(SECRET) not in shown
 
 
+@pytest.mark.parametrize(("login", "_header", "_value"), LOGINS, ids=["bearer", "basic", "api key"])
+def test_no_library_logs_a_login_at_any_level(
+    server: Server, login: dict[str, str], _header: str, _value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.answers["/t"] = lambda handler: handler.reply(
+        [{"a": 1}], status=200 if handler.count == 2 else 503
+    )
+    with caplog.at_level(logging.DEBUG):
+        assert rows(source(server, **login)) == [{"a": 1}]
+    assert "httpcore" in {record.name.partition(".")[0] for record in caplog.records}
+    assert SECRET not in caplog.text
+    assert basic(SECRET) not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "key"),
     [
@@ -554,5 +569,10 @@ def test_only_a_trusted_certificate_is_spoken_to(certificate: tuple[Path, Path])
         assert server.asked == []
         assert SECRET not in str(error.value)
         assert rows(source(server, ca_file=certificate[0], **login)) == [{"a": 1}]
+        store = {"endpoint_url": server.url, "access_key": "id", "secret_key": SECRET, "attempts": 1}
+        with pytest.raises(SourceRefusedError, match="SSL peer certificate") as error:
+            list(ObjectStore(ObjectStoreConnection(**store)).list("bucket"))
+        assert SECRET not in str(error.value)
+        assert len(server.asked) == 1
     finally:
         server.stop()

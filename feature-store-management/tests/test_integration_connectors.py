@@ -202,6 +202,12 @@ def test_a_wrong_password_is_refused_once_and_not_shown(
     assert "attempt" not in caplog.text
 
 
+def test_a_server_without_a_certificate_gets_no_password(postgres: PostgresSource) -> None:
+    strict = postgres.settings.model_copy(update={"sslmode": "verify-full"})
+    with pytest.raises(DatabaseUnavailableError, match=r"SSL was required|root certificate"):
+        list(PostgresSource(strict, retries=RetryPolicy(attempts=1)).read_batches("raw.transactions"))
+
+
 def test_a_server_that_comes_back_is_waited_for(
     postgres: PostgresSource, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -376,6 +382,14 @@ def test_a_reader_sees_no_file_that_is_being_written(store: ObjectStore, prefix:
     store.write_batches(f"{prefix}/b.parquet", SCHEMA, watched())
     assert seen == [(3, 1)] * 3
     assert sum(len(batch) for batch in store.read_batches(prefix)) == 6
+
+
+def test_a_draft_that_a_killed_writer_left_is_passed_over(store: ObjectStore, prefix: str) -> None:
+    store.write_batches(f"{prefix}/a.parquet", SCHEMA, iter([numbers(0, 3)]))
+    with store.filesystem.open_output_stream(f"{prefix}/_draft-0-a.parquet") as stream:
+        stream.write(b"half a file")
+    assert [found.path for found in store.list(prefix)] == [f"{prefix}/a.parquet"]
+    assert sum(len(batch) for batch in store.read_batches(prefix)) == 3
 
 
 def test_broken_and_missing_files_are_told_apart(store: ObjectStore, prefix: str) -> None:
