@@ -6,7 +6,7 @@ FEATURE_STORE_SCHEMA_PREFIX goes before the schema's name, so that a test can st
 
 import os
 
-from feast import Field, RequestSource
+from feast import Field, PushSource, RequestSource
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.types import Float64
 
@@ -25,11 +25,22 @@ def _feature_table(name: str, description: str) -> PostgreSQLSource:
 
 customer_daily_source = _feature_table("fct_customer_daily", "Customer x day: windows as of midnight (UTC).")
 customer_today_source = _feature_table(
-    "fct_customer_today", "Customer x transaction time: totals since midnight."
+    "fct_customer_today", "Customer x moment of arrival: totals since midnight."
 )
 terminal_daily_source = _feature_table("fct_terminal_daily", "Terminal x day: windows as of midnight (UTC).")
 terminal_today_source = _feature_table(
-    "fct_terminal_today", "Terminal x transaction time: totals since midnight."
+    "fct_terminal_today", "Terminal x moment of arrival: totals since midnight."
+)
+# The stream's processor writes these views' online rows; `store.push` writes the same ones.
+customer_today_push = PushSource(
+    name="customer_today_push",
+    batch_source=customer_today_source,
+    description="Totals of customers since midnight (UTC), as they change.",
+)
+terminal_today_push = PushSource(
+    name="terminal_today_push",
+    batch_source=terminal_today_source,
+    description="Totals of terminals since midnight (UTC), as they change.",
 )
 subscriber_profile_source = _feature_table("fct_subscriber_profile", "Subscriber: the latest profile.")
 

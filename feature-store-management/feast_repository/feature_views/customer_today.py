@@ -1,11 +1,11 @@
-"""Transactions of a customer since midnight (UTC), up to and including each one."""
+"""Transactions of a customer since midnight (UTC), as they became known."""
 
 from datetime import timedelta
 
 from feast import FeatureView
 
 from contract_definitions import OWNER, view_schema
-from data_sources import customer_today_source
+from data_sources import customer_today_push
 from entities import customer
 from feature_contract import load_contract
 
@@ -16,8 +16,8 @@ customer_today = FeatureView(
     # yesterday counts as zero.
     ttl=timedelta(days=1),
     schema=view_schema(load_contract("fraud_detection_v1"), "customer_today"),
-    source=customer_today_source,
+    source=customer_today_push,
     online=True,
-    description="Transactions of a customer since midnight (UTC), up to and including each one.",
+    description="Transactions of a customer since midnight (UTC), as they became known.",
     owner=OWNER,
 )
