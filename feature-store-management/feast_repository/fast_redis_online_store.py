@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, Final, Literal
@@ -66,13 +67,31 @@ class FastRedisOnlineStore(RedisOnlineStore):
     stream's is the one that knew more.
     """
 
+    _forced_ties: Ties | None = None
+
+    @contextmanager
+    def forcing(self, ties: Ties) -> Iterator[None]:
+        """Settle ties so in every `online_write_batch` within the block."""
+        self._forced_ties = ties
+        try:
+            yield
+        finally:
+            self._forced_ties = None
+
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Progress
     ) -> None:
-        """Write rows of values that are serialized already; any number of join keys, any type of Feast's."""
+        """Write rows as `write_rows`, with ties settled as the architecture says."""
         # Feast passes a progress callback where it materializes, and none where rows are pushed.
         streamed = getattr(table, "stream_source", None) is not None
         ties: Ties = "newer" if streamed and progress is not None else "same_or_newer"
+        self.write_rows(config, table, data, self._forced_ties or ties)
+        if progress:
+            progress(len(data))
+
+    def write_rows(self, config: RepoConfig, table: FeatureView, data: list[Row], ties: Ties) -> int:
+        """Write rows of Feast's messages, any number of join keys, any type; return how many were written."""
+        written = 0
         view = view_name(config, table)
         for names, rows in groupby(data, key=lambda row: tuple(row[1])):
             caller = ScriptCaller(
@@ -81,9 +100,8 @@ class FastRedisOnlineStore(RedisOnlineStore):
                 ties,
                 config.online_store.key_ttl_seconds,
             )
-            caller.write(encoded_rows(config, list(rows), names))
-        if progress:
-            progress(len(data))
+            written += caller.write(encoded_rows(config, list(rows), names))
+        return written
 
     async def online_write_batch_async(
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Progress

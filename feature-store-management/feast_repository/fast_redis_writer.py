@@ -315,6 +315,16 @@ class RedisRowWriter:
         check_times(times)
         return self._encoded(ids, times, arrays)
 
+    def fits(self, batch: pa.RecordBatch) -> bool:
+        """Return whether the batch's columns have types that `write` takes; values are not looked at."""
+        try:
+            _entity_ids(self._join_key, batch[self._join_key].slice(0, 0))
+            for name, kind in self._fields:
+                arrow_column(name, kind, batch[name].slice(0, 0))
+        except TypeError:
+            return False
+        return True
+
     def _encoded(self, ids: pa.Array, times: Integers, arrays: list[pa.Array]) -> Iterator[Encoded]:
         numbers_width = 64 + sum(32 for _ in arrays)
         pending = [(at, min(at + ROWS_A_CHUNK, len(ids))) for at in range(0, len(ids), ROWS_A_CHUNK)][::-1]
