@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import ValidationError
 
+from data_source_connectors import preview
 from data_source_connectors.errors import (
     SourceDataError,
     SourceError,
@@ -576,3 +577,24 @@ def test_only_a_trusted_certificate_is_spoken_to(certificate: tuple[Path, Path])
         assert len(server.asked) == 1
     finally:
         server.stop()
+
+
+def test_an_api_is_previewed_by_the_name_of_its_connection(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.answers["/v1/rates"] = lambda handler: handler.reply(
+        {"data": [{"currency": "EUR", "rate": 1.0}, {"currency": "USD", "rate": 1.1}]}
+    )
+    (tmp_path / "connections.ini").write_text(
+        f"[rates]\ntype = http\nbase_url = {server.url}/v1\nrecords = data\n"
+        "auth = bearer\ntoken = ${RATES_TOKEN}\nattempts = 1\n"
+    )
+    monkeypatch.setenv("CONNECTIONS_FILE", str(tmp_path / "connections.ini"))
+    monkeypatch.setenv("RATES_TOKEN", SECRET)
+    assert preview.main(["rates", "rates", "--rows", "1"]) == 0
+    assert capsys.readouterr().out.split() == [
+        "currency", "string", "rate", "double", "currency", "rate", "EUR", "1.0",
+    ]  # fmt: skip
+    assert server.asked[0][1]["Authorization"] == f"Bearer {SECRET}"
+    assert preview.main(["rates", "https://elsewhere.example.org/rates"]) == 1
+    assert "not of the origin" in capsys.readouterr().err
