@@ -97,7 +97,9 @@ def dataset(max_rows: int = MAX_ROWS) -> Dataset:
 
 def _of_sample(data: Dataset, sampled_by: Entity) -> sql.Composed:
     return sql.SQL("abs(hashint8({})::bigint) % {} < {}").format(
-        sql.Identifier(sampled_by), sql.Literal(SAMPLE_STEPS), sql.Literal(round(data.share * SAMPLE_STEPS))
+        sql.Identifier(sampled_by),
+        sql.Literal(SAMPLE_STEPS),
+        sql.Literal(max(1, round(data.share * SAMPLE_STEPS))),
     )
 
 
