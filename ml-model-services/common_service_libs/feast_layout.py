@@ -29,6 +29,9 @@ INT64_HEAD = struct.pack("<II", INT64_TYPE, _INT64.size)
 _THREE_HIGH_BITS = 0x80 * (1 + (1 << 7) + (1 << 14))
 _FOUR_HIGH_BITS = _THREE_HIGH_BITS + 0x80 * (1 << 21)
 
+WHOLE_SECONDS_BYTES = 6
+"""The length of an event time of whole seconds, between 1978 and 3058."""
+
 MAX_KEPT_BYTES = 64
 MAX_KEPT_VALUES = 1 << 16
 
@@ -219,13 +222,16 @@ class TextCache(dict[bytes | None, str | None]):
 
 
 class TimestampCache(dict[bytes | None, float]):
-    """Decodes event times, many of which are one of a few midnights; NaN where there is none."""
+    """Decodes event times; keeps whole seconds, which repeat: midnights. NaN where there is none."""
 
     def __missing__(self, data: bytes | None) -> float:
-        value = math.nan if data is None else decode_timestamp(data)
-        if len(self) >= MAX_KEPT_VALUES:
-            self.clear()
-        self[data] = value
+        if data is None:
+            return math.nan
+        value = decode_timestamp(data)
+        if len(data) <= WHOLE_SECONDS_BYTES:
+            if len(self) >= MAX_KEPT_VALUES:
+                self.clear()
+            self[data] = value
         return value
 
 

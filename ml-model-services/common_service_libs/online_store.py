@@ -10,9 +10,11 @@ import msgspec
 
 from common_service_libs.errors import OnlineStoreError
 from common_service_libs.feast_layout import (
+    WHOLE_SECONDS_BYTES,
     EntityValue,
     FeatureValue,
     ValueCaches,
+    decode_timestamp,
 )
 from common_service_libs.feature_contract import FeatureContract
 from common_service_libs.feature_status import FeatureStatus
@@ -77,8 +79,10 @@ class _EntityDecoder:
         values: tuple[Any, ...] = ()
         try:
             for data, (view, ttl) in zip(reply[self._times], self._ttls):  # noqa: B905 - as long, and faster
-                time = self._time(data)
-                if not as_of - time <= ttl:  # also where there is no time
+                if data is None:
+                    return None
+                time = self._time(data) if len(data) <= WHOLE_SECONDS_BYTES else decode_timestamp(data)
+                if as_of - time > ttl:
                     return None
                 times[view] = time
             if self._bytes:

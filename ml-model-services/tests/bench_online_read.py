@@ -197,12 +197,17 @@ def seconds(read: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def medians(turns: Mapping[str, tuple[Turn, int]], entities: int, rounds: int) -> dict[str, float]:
-    """Let everyone read in turns, each so many cases a round; return each one's median seconds."""
+def medians(
+    turns: Mapping[str, tuple[Turn, int]], entities: int, rounds: int, stored: int
+) -> dict[str, float]:
+    """Let everyone read in turns, each so many cases a round; return each one's median seconds.
+
+    A case is `entities` of the `stored` ones, at random.
+    """
     rng, taken = np.random.default_rng(0), {name: list[float]() for name in turns}
     for number in range(rounds + 1):
         for name, (turn, repeats) in turns.items():
-            found = turn(rng.integers(0, STORE_ENTITIES, (repeats, entities)).tolist())
+            found = turn(rng.integers(0, stored, (repeats, entities)).tolist())
             if number:  # the first round warms up
                 taken[name] += found
     return {name: statistics.median(values) for name, values in taken.items()}
@@ -248,9 +253,9 @@ def growth(name: str, multiple: int, rows: int, seconds: float) -> dict[str, Any
 
 def run(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Fill the store, measure, empty the store; return results and growth."""
-    rounds = 3 if quick else 30
+    rounds, stored = (3, STORE_ENTITIES // 10) if quick else (30, STORE_ENTITIES)
     contract = parse_contract(document())
-    fill(contract, range(STORE_ENTITIES))
+    fill(contract, range(stored))
     readers = Readers(contract)
     results, curve = [], []
     try:
@@ -264,14 +269,14 @@ def run(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                     "raw loop": (readers.raw_loop, 50), "service": (readers.service, 50),
                     "blocking": (readers.one, 50), "sdk": (sdk, 20),
                 },
-                1, rounds,
+                1, rounds, stored,
             )  # fmt: skip
             hundred = medians(
                 {
                     "raw socket": (readers.raw_socket, 3), "redis-py": (readers.raw_redis_py, 3),
                     "many": (readers.many, 3), "sdk": (sdk, 2),
                 },
-                100, rounds,
+                100, rounds, stored,
             )  # fmt: skip
         results = [
             # The service's read beside the same bytes over the same connection, then beside other raw reads.
@@ -293,21 +298,14 @@ def run(quick: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                    "pipelined HMGETs, redis-py + hiredis", hundred["redis-py"] * us, floor=True),
         ]  # fmt: skip
         for entities in (1, 10, 100, 1000):
-            found = medians({"many": (readers.many, 3)}, entities, rounds)
+            found = medians({"many": (readers.many, 3)}, entities, rounds, stored)
             curve.append(growth("online read, entities", entities, entities, found["many"]))
         for multiple in (1, 4, 16):
-            fill(
-                contract, range(STORE_ENTITIES, STORE_ENTITIES * (1 if quick and multiple > 4 else multiple))
-            )
-            found = medians({"many": (readers.many, 3)}, 100, rounds)
-            curve.append(
-                growth(
-                    "online read, 100 entities, size of the store",
-                    multiple,
-                    STORE_ENTITIES * multiple,
-                    found["many"],
-                )
-            )
+            if multiple > 1:
+                fill(contract, range(stored * multiple // 4, stored * multiple))
+            found = medians({"many": (readers.many, 3)}, 100, rounds, stored * multiple)
+            name = "online read, 100 entities, size of the store"
+            curve.append(growth(name, multiple, stored * multiple, found["many"]))
     finally:
         readers.close()
         empty_online_store(PROJECT)
