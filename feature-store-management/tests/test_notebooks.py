@@ -137,11 +137,11 @@ TRANSACTIONS = st.lists(
         st.sampled_from([10.0, 20.0, 600.0]),
     ),
     min_size=1,
-    max_size=40,
+    max_size=25,
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(rows=TRANSACTIONS, delay=st.integers(0, 4), days=st.integers(1, 4))
 def test_a_risk_is_that_of_a_plain_count_and_sees_no_later_label(
     rows: list[tuple[int, float, int, int, float]], delay: int, days: int
@@ -161,7 +161,7 @@ def test_a_risk_is_that_of_a_plain_count_and_sees_no_later_label(
     assert np.array_equal(measures.risk_before(changed, days, delay), risk, equal_nan=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(rows=TRANSACTIONS)
 def test_counts_of_a_day_are_those_of_plain_comparisons(
     rows: list[tuple[int, float, int, int, float]],
