@@ -178,14 +178,22 @@ class HttpApiSource:
         converted or left out. Pages end with the source's own mark, and with `page` at the first empty one.
         """
         with self._client() as client:
-            first = client.build_request("GET", item).url
-            if _origin(first) != _origin(httpx.URL(self.connection.base_url)):
+            try:
+                first = client.build_request("GET", item).url
+            except httpx.InvalidURL as error:
+                reason = masked(error, self.connection.secrets())
+                raise SourceRefusedError(f"{item[:80]!r} is no path or URL: {reason}") from None
+            # httpx would drop the host of `//host/path`.
+            elsewhere = item.startswith("//") or _origin(first) != _origin(
+                httpx.URL(self.connection.base_url)
+            )
+            if elsewhere:
                 raise SourceRefusedError(
                     f"{self._place(first)}: not of the origin of {self.connection.base_url}"
                 )
             try:
                 yield from self._batches(client, first, columns, batch_rows, schema)
-            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            except (pa.ArrowException, ValueError, httpx.InvalidURL) as error:
                 raise SourceDataError(
                     f"{self._place(first)}: {masked(error, self.connection.secrets())}"
                 ) from None

@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         self.query = {key: values[0] for key, values in parse_qs(path.query).items()}
         self.server.asked.append((path.path, dict(self.headers)))
         self.count = sum(1 for asked, _ in self.server.asked if asked == path.path)
-        self.server.answers[path.path](self)
+        self.server.answers.get(path.path, lambda handler: handler.reply(status=404))(self)
 
     def reply(
         self,
@@ -461,6 +461,17 @@ def test_neither_an_item_nor_a_next_page_leads_to_another_origin(
         rows(source(server), f"{other_server.url}/t")
     assert other_server.asked == []
     assert rows(source(server), f"{server.url}/t") == [{"a": 1}]
+
+
+def test_what_is_no_url_is_refused(server: Server) -> None:
+    server.answers["/t"] = lambda handler: handler.reply([{"a": 1}], Link='<http://h:port/>; rel="next"')
+    with pytest.raises(SourceDataError, match="Invalid port"):
+        rows(source(server, pagination="link"))
+    for item in ("http://h:port/t", "t\x00"):
+        with pytest.raises(SourceRefusedError, match="is no path or URL"):
+            rows(source(server), item)
+    with pytest.raises(SourceRefusedError, match="not of the origin"):
+        rows(source(server), "//elsewhere.example.org/t")
 
 
 @pytest.mark.parametrize(("login", "_header", "_value"), LOGINS, ids=["bearer", "basic", "api key"])
