@@ -26,6 +26,7 @@ from local_stack.instance import REPO_DIR, Instance
 from local_stack.parity.replay import Conversation, Transaction, metric_sum, read_page
 
 FEATURE_STORE = "feature-store-management"
+CONFIGURATION = f"{FEATURE_STORE}/feast_repository/feature_store.yaml"
 SERVICES = "ml-model-services"
 MONITORING = "ml-reporting-and-monitoring-logic"
 PREFIX = "parity_"
@@ -57,6 +58,15 @@ def wrong_definition(definition: Mapping[str, Any]) -> dict[str, Any]:
     return wrong
 
 
+def rehearsal_configuration(configuration: Mapping[str, Any], prefix: str, project: str) -> dict[str, Any]:
+    """Return Feast's configuration with another project and another schema for its registry."""
+    changed: dict[str, Any] = json.loads(json.dumps(configuration)) | {"project": project}
+    arguments = changed["registry"]["sqlalchemy_config_kwargs"]["connect_args"]
+    arguments["options"] = f"-c search_path={prefix}feast"
+    changed["offline_store"]["db_schema"] = f"{prefix}feast"
+    return changed
+
+
 def free_port() -> int:
     """Return a loopback port that is free now."""
     with socket.socket() as probe:
@@ -81,7 +91,11 @@ class Rehearsal:
             "FEATURE_STORE_SCHEMA_PREFIX": PREFIX,
             "FEATURE_STORE_RAW_SCHEMA": f"{PREFIX}raw",
             "FEAST_PROJECT": PROJECT,
+            "FEAST_FS_YAML_FILE_PATH": str(self.folder / "feature_store.yaml"),
         }
+        configuration = yaml.safe_load((REPO_DIR / CONFIGURATION).read_text())
+        changed = rehearsal_configuration(configuration, PREFIX, PROJECT)
+        (self.folder / "feature_store.yaml").write_text(yaml.safe_dump(changed))
         manifest = json.loads((self.landing / "dataset.json").read_text())
         self.day = max(date.fromisoformat(file["tx_date"]) for file in manifest["files"])
         self.first_day = date.fromisoformat(min(file["tx_date"] for file in manifest["files"]))
