@@ -254,12 +254,20 @@ class HttpApiSource:
         return httpx.Client(
             base_url=stated.base_url,
             timeout=httpx.Timeout(stated.read_timeout_seconds, connect=stated.connect_timeout_seconds),
-            verify=ssl.create_default_context(cafile=stated.ca_file) if stated.ca_file else True,
+            verify=self._trusted(),
             follow_redirects=True,
             max_redirects=MAX_REDIRECTS,
             headers={"User-Agent": "feature-store-management"},
             event_hooks={"request": [identify]},
         )
+
+    def _trusted(self) -> ssl.SSLContext | bool:
+        path = self.connection.ca_file
+        try:
+            return ssl.create_default_context(cafile=path) if path else True
+        except OSError as error:  # an SSLError is one
+            reason = error.strerror or "holds no certificate"
+            raise SourceRefusedError(f"{self.connection.base_url}: ca_file {path}: {reason}") from None
 
     def _fetch(self, client: httpx.Client, url: httpx.URL) -> Body:
         policy = RetryPolicy(

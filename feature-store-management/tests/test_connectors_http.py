@@ -474,6 +474,13 @@ def test_what_is_no_url_is_refused(server: Server) -> None:
         rows(source(server), "//elsewhere.example.org/t")
 
 
+def test_a_file_of_certificates_that_cannot_be_used_is_named(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").write_text("no certificate")
+    for name, reason in (("none.pem", "No such file"), ("empty.pem", "certificate")):
+        with pytest.raises(SourceRefusedError, match=f"ca_file .*{name}: .*{reason}"):
+            rows(source(server, ca_file=tmp_path / name))
+
+
 @pytest.mark.parametrize(("login", "_header", "_value"), LOGINS, ids=["bearer", "basic", "api key"])
 def test_no_log_error_or_representation_shows_a_secret(
     server: Server,
