@@ -46,14 +46,52 @@ class Interval:
     end: datetime
 
 
+class FeatureDatabase:
+    """Feast's offline store in PostgreSQL; one connection, made when it is first needed."""
+
+    def __init__(self, settings: PostgreSQLOfflineStoreConfig) -> None:
+        self._settings = settings
+        self._connection: dbapi.Connection | None = None
+
+    def __enter__(self) -> FeatureDatabase:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def cursor(self) -> dbapi.Cursor:
+        """Return a new cursor; each statement is a transaction of its own."""
+        if self._connection is None:
+            self._connection = dbapi.connect(self._address(), autocommit=True)
+        return self._connection.cursor()
+
+    def _address(self) -> str:
+        settings = self._settings
+        return make_conninfo(
+            host=settings.host,
+            port=settings.port,
+            dbname=settings.database,
+            user=settings.user,
+            password=settings.password,
+            sslmode=settings.sslmode,
+            sslkey=settings.sslkey_path,
+            sslcert=settings.sslcert_path,
+            sslrootcert=settings.sslrootcert_path,
+            connect_timeout=10,
+            options=SESSION,
+        )
+
+
 class FeatureRows:
     """The rows of one feature view in its PostgreSQL source; TypeError for a view of another source."""
 
-    def __init__(self, settings: PostgreSQLOfflineStoreConfig, view: FeatureView) -> None:
+    def __init__(self, database: FeatureDatabase, view: FeatureView) -> None:
         source = view.batch_source
         if not isinstance(source, PostgreSQLSource):
             raise TypeError(f"feature view {view.name} is not read from PostgreSQL")
-        self._settings = settings
+        self._database = database
         self._source = source
         self.time, self.created = source.timestamp_field, source.created_timestamp_column or None
         self.keys = [field.name for field in view.entity_columns]
@@ -65,7 +103,7 @@ class FeatureRows:
         Of an entity's rows of the interval the one with the greatest times is its newest. While a batch is
         dealt with, the next one is fetched.
         """
-        with dbapi.connect(self._address()) as connection, connection.cursor() as cursor:
+        with self._database.cursor() as cursor:
             cursor.adbc_statement.set_options(
                 **{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)}
             )
@@ -88,26 +126,10 @@ class FeatureRows:
             "pg_stat_get_tuples_deleted(oid)), ',' order by oid), bool_and(relkind in ('r', 'p', 'm')) "
             "from parts join pg_class on oid = part"
         ).format(sql.Literal(self._source.get_table_query_string()))
-        with dbapi.connect(self._address()) as connection, connection.cursor() as cursor:
+        with self._database.cursor() as cursor:
             cursor.execute(query.as_string(None))
             version, is_table = cursor.fetchone()
         return version if is_table else None
-
-    def _address(self) -> str:
-        settings = self._settings
-        return make_conninfo(
-            host=settings.host,
-            port=settings.port,
-            dbname=settings.database,
-            user=settings.user,
-            password=settings.password,
-            sslmode=settings.sslmode,
-            sslkey=settings.sslkey_path,
-            sslcert=settings.sslcert_path,
-            sslrootcert=settings.sslrootcert_path,
-            connect_timeout=10,
-            options=SESSION,
-        )
 
     def _casts(self, schema: pa.Schema) -> dict[str, str]:
         return {

@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
-from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import PostgreSQLOfflineStoreConfig
 from feast.utils import _convert_arrow_to_proto
 from tqdm import tqdm
 
 from fast_redis_layout import arrow_column
 from fast_redis_online_store import FastRedisOnlineStore
 from fast_redis_progress import Progress
-from fast_redis_source import FeatureRows, Interval, Resume, last_key
+from fast_redis_source import FeatureDatabase, FeatureRows, Interval, Resume, last_key
 from fast_redis_writer import RedisRowWriter, Ties
 
 
@@ -107,13 +106,16 @@ class ViewWriter:
         return self._online.write_rows(self._config, self._view, rows, self._ties)
 
 
-def write_view(
-    store: FeatureStore, online: FastRedisOnlineStore, view: FeatureView, interval: Interval, ties: Ties
+def write_view(  # noqa: PLR0913, PLR0917 (two stores, and what to bring from one to the other)
+    store: FeatureStore,
+    database: FeatureDatabase,
+    online: FastRedisOnlineStore,
+    view: FeatureView,
+    interval: Interval,
+    ties: Ties,
 ) -> tuple[int, int]:
     """Bring one view to the interval's end; return the rows read and those of them that were written."""
-    settings = store.config.offline_store
-    assert isinstance(settings, PostgreSQLOfflineStoreConfig)
-    source = FeatureRows(settings, view)
+    source = FeatureRows(database, view)
     writer = ViewWriter(online, store, view, ties)
     progress = Progress(online._get_client(store.config.online_store), store.project, view.name)
     version = source.version()
@@ -154,21 +156,22 @@ def materialize(store: FeatureStore, end: datetime, start: datetime | None) -> N
     online = store._get_provider().online_store
     if not isinstance(online, FastRedisOnlineStore):
         raise SystemExit("feature_store.yaml names another online store than FastRedisOnlineStore")
-    for name, interval in plan(views.values(), end, start).items():
-        if interval is None:
-            print(f"left as it is, for it stands later than {end.isoformat()}: {name}")
-            continue
-        began = time.monotonic()
-        ties = ties_of(views[name], start is not None)
-        if is_plain(views[name]):
-            read, written = write_view(store, online, views[name], interval, ties)
-            store.registry.apply_materialization(views[name], store.project, interval.start, interval.end)
-            rows = f"{written} of {read} rows"
-        else:
-            with online.forcing(ties):
-                store.materialize(interval.start, interval.end, feature_views=[name])
-            rows = "by Feast's engine"
-        print(f"wrote {name} as of {end.isoformat()}: {rows} in {time.monotonic() - began:.1f} s")
+    with FeatureDatabase(store.config.offline_store) as database:
+        for name, interval in plan(views.values(), end, start).items():
+            if interval is None:
+                print(f"left as it is, for it stands later than {end.isoformat()}: {name}")
+                continue
+            began = time.monotonic()
+            ties = ties_of(views[name], start is not None)
+            if is_plain(views[name]):
+                read, written = write_view(store, database, online, views[name], interval, ties)
+                store.registry.apply_materialization(views[name], store.project, interval.start, interval.end)
+                rows = f"{written} of {read} rows"
+            else:
+                with online.forcing(ties):
+                    store.materialize(interval.start, interval.end, feature_views=[name])
+                rows = "by Feast's engine"
+            print(f"wrote {name} as of {end.isoformat()}: {rows} in {time.monotonic() - began:.1f} s")
 
 
 def main(arguments: list[str]) -> None:

@@ -468,7 +468,7 @@ def test_kill_minus_nine_leaves_whole_rows_and_the_next_run_finishes(stage: Stag
     with pytest.MonkeyPatch.context() as patch:
         read = keys_read(patch)
         materialize(stage.store, END, None)
-    assert 0 < len(read) < 60_000 - 10_000
+    assert 0 < len(read) < 60_000 - 9_000, "it went on after what the killed runs wrote"
     after = stage.redis_hashes()
     assert len(after) == 60_000
     stage.empty_redis()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import materialize as module
 from fast_redis_online_store import FastRedisOnlineStore
 from fast_redis_progress import Progress
-from fast_redis_source import FeatureRows, Interval, Resume, read_ahead
+from fast_redis_source import FeatureDatabase, FeatureRows, Interval, Resume, read_ahead
 from fast_redis_vectors import feature_view
 from fast_redis_writer import Ties
 from materialize import interval_to_write, is_further, is_plain, main, materialize, parse_time, plan, ties_of
@@ -70,6 +70,7 @@ class Store:
         self.online = online or Online()
         self.project = "project"
         self.registry = self
+        self.config = SimpleNamespace(offline_store=None)
         self.noted: list[tuple[str, datetime, datetime]] = []
         self.by_engine: list[tuple[datetime, datetime, list[str]]] = []
 
@@ -92,7 +93,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Interval, Ties]]
     """What is written, without a database."""
     found: list[tuple[str, Interval, Ties]] = []
 
-    def write_view(store: Any, online: Any, view: Any, interval: Interval, ties: Ties) -> tuple[int, int]:
+    def write_view(  # noqa: PLR0917 (as the real one)
+        store: Any, database: Any, online: Any, view: Any, interval: Interval, ties: Ties
+    ) -> tuple[int, int]:
         found.append((view.name, interval, ties))
         return 3, 2
 
@@ -302,7 +305,7 @@ def rows_of(source: Any) -> FeatureRows:
     settings = PostgreSQLOfflineStoreConfig(host="h", database="d", user="u", password="p")
     defined = feature_view("view", {"customer_id": ("int64", 0)}, {"x": ("float64", 0.0)})
     defined.batch_source = source
-    return FeatureRows(settings, defined)
+    return FeatureRows(FeatureDatabase(settings), defined)
 
 
 def test_a_view_of_another_source_is_refused():
