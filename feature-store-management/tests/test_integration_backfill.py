@@ -4,6 +4,7 @@ them."""
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from common_test_utils import DAY, ROOT_DIR, Rehearsal
+from common_test_utils import DAY, MICROSECOND, ROOT_DIR, Rehearsal
+from feast import FeatureStore
 from test_dbt_models import FIRST_DAY, random_transactions
 
 from backfill import __main__ as command
@@ -23,11 +25,16 @@ from backfill.run import Backfill
 from data_source_connectors.database_connector import DatabaseSettings
 from data_source_connectors.settings import read_settings
 from lineage.dbt_models import Project
+from materialize import materialize
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 DAYS = 40
-ROWS = random_transactions(range(DAYS), seed=11, first_id=0)
+# Late ones only among the first days, so that the last windows are known by their midnight.
+ROWS = [
+    row if row.day < FIRST_DAY + 8 * DAY else replace(row, known_at=row.moment)
+    for row in random_transactions(range(DAYS), seed=11, first_id=0)
+]
 EVERYTHING = (FIRST_DAY, FIRST_DAY + DAYS * DAY)
 Checksums = dict[str, tuple[int, int]]
 
@@ -272,3 +279,97 @@ def test_a_model_with_other_columns_than_its_table_is_refused(
         assert "make it a new version" in capsys.readouterr().err
     finally:
         store.connection.execute(f"alter table {table} drop column extra")
+
+
+WEEK = "last_7d as (partition by days.customer_id order by days.day rows between {} preceding"
+
+
+def test_two_versions_of_a_service_are_served_at_once(store: Store, tmp_path: Path) -> None:
+    """In version 2 a customer's week has five days; version 1 is what it was, bit for bit.
+
+    The new version is made as a user makes it, in a working copy of this root.
+    """
+    root = tmp_path / "root"
+    for folder in (*("backfill", "contracts", "data_source_connectors", "data_transformation_pipelines"),
+                   *("feast_repository", "lineage", "scripts")):  # fmt: skip
+        shutil.copytree(ROOT_DIR / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def run(*command: str) -> None:
+        environment = store.environment() | {"PYTHONPATH": str(root)}
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+    module = (sys.executable, "-m")
+    run(*module, "lineage.versions", "--new-version", "fraud_detection_v1", "--views", "customer_daily")
+    models = root / "data_transformation_pipelines" / "dbt_project_feast" / "models" / "marts"
+    model = models / "fct_customer_daily_v2.sql"
+    assert WEEK.format(7) in model.read_text()
+    model.write_text(model.read_text().replace(WEEK.format(7), WEEK.format(5)))
+    run(*module, "lineage.versions", "--accept", "a week of five days")
+    run(*module, "lineage.versions", "--check")
+
+    before = store.checksums()
+    first, last = (str(day.date()) for day in (FIRST_DAY, EVERYTHING[1] + DAY))
+    run(*module, "backfill", "--from", first, "--to", last, "--views", "customer_daily_v2")
+    assert store.checksums() == before | {
+        name: checksum for name, checksum in store.checksums().items() if name.endswith("built_days")
+    }
+    noted = {
+        model: {
+            (row["tx_date"], row["fingerprint"])
+            for row in store.rows("intermediate.built_days")
+            if row["model"] == model
+        }
+        for model in ("fct_customer_daily", "fct_customer_daily_v2")
+    }
+    assert noted["fct_customer_daily_v2"] == noted["fct_customer_daily"]
+    assert len(noted["fct_customer_daily_v2"]) == DAYS
+
+    tables = {1: store.rows("features.fct_customer_daily"), 2: store.rows("features.fct_customer_daily_v2")}
+    old, new = (
+        {(row["customer_id"], row["event_timestamp"]): row for row in tables[version]} for version in (1, 2)
+    )
+    assert old.keys() == new.keys()
+    for (customer, midnight), row in new.items():
+        days = [old.get((customer, midnight - n * DAY)) for n in range(5)]
+        week = sum(day["customer_tx_count_full_1d"] for day in days if day)
+        cents = sum(round(day["customer_tx_amount_sum_full_1d"] * 100) for day in days if day)
+        changed = {"customer_tx_count_full_7d": week, "customer_tx_amount_sum_full_7d": cents / 100}
+        assert row == old[customer, midnight] | changed
+
+    run(str(root / "scripts" / "run_feast_apply.sh"))
+    feast = FeatureStore(fs_yaml_file=store.feature_store_yaml)
+    midnight = EVERYTHING[1]
+    materialize(feast, (midnight + pd.Timedelta(hours=1)).to_pydatetime(), None)
+    asked = [
+        {
+            "customer_id": customer,
+            "terminal_id": 100,
+            "tx_amount": 12.34,
+            "tx_timestamp": midnight.timestamp() + 7,
+        }
+        for customer, day in old
+        if day == midnight
+    ]
+    when = midnight + pd.Timedelta(seconds=7) - MICROSECOND
+    week_1: list[float] = []
+    week_2: list[float] = []
+    for version, rows, seen in ((1, old, week_1), (2, new, week_2)):
+        service = feast.get_feature_service(f"fraud_detection_v{version}")
+        assert f'"version":{version}' in service.tags["contract"]
+        served = feast.get_online_features(features=service, entity_rows=asked).to_df()
+        trained = feast.get_historical_features(
+            entity_df=pd.DataFrame(asked).assign(event_timestamp=when), features=service
+        ).to_df()
+        for frame in (served, trained):
+            for row in frame.to_dict(orient="records"):
+                full = rows[row["customer_id"], midnight]
+                count = full["customer_tx_count_full_7d"] + 1
+                mean = (full["customer_tx_amount_sum_full_7d"] + 0.0 + 12.34) / count
+                assert (row["customer_tx_count_7d"], row["customer_tx_amount_mean_7d"]) == (count, mean)
+                assert row["customer_tx_count_30d"] == full["customer_tx_count_full_30d"] + 1
+                seen.append(count)
+    assert len(week_1) == len(week_2) == 2 * len(asked) > 16
+    assert week_1 != week_2
