@@ -109,7 +109,13 @@ class Checker:
 
     def _run(self, suite: Suite, schemas: Schemas, window: Window | None) -> list[Result]:
         asset = self.source.add_query_asset(suite.name, query=rows_under_check(suite, schemas, window))
-        batch = asset.add_batch_definition_whole_table("rows").get_batch()
+        try:
+            batch = asset.add_batch_definition_whole_table("rows").get_batch()
+            return self._validated(batch, suite, schemas, window)
+        finally:
+            self.source.delete_asset(suite.name)
+
+    def _validated(self, batch: Any, suite: Suite, schemas: Schemas, window: Window | None) -> list[Result]:
         results: dict[str, Result] = {}
         # The rows that a query finds are asked for; of columns only some values, or memory has no bound.
         for kind, form in (("expect", "SUMMARY"), ("no_rows", "COMPLETE")):
