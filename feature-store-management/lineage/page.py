@@ -47,9 +47,8 @@ def consumers(repository: Path) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def feature_lineage(definitions: Definitions) -> dict[str, Any]:
+def feature_lineage(definitions: Definitions, parents: Parents) -> dict[str, Any]:
     """Return services with their features, each with the fields, request values and columns it comes from."""
-    parents = column_parents(definitions)
     streams = {
         view["view"]: view["topic"] for stream in definitions.streams.values() for view in stream["views"]
     }
@@ -131,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("lineage: REPORTS_DIR is not set, and no --out is given", file=sys.stderr)
             return 2
         folder = Path(os.environ["REPORTS_DIR"]) / "lineage"
-    lineage = feature_lineage(Definitions())
+    definitions = Definitions()
+    lineage = feature_lineage(definitions, column_parents(definitions))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "lineage.json").write_text(json.dumps(lineage, indent=1) + "\n", encoding="utf-8")
     (folder / "index.html").write_text(render(lineage), encoding="utf-8")
