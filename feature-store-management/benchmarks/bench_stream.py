@@ -186,7 +186,7 @@ def process_and_report(arguments: list[str]) -> None:
     command.StreamMetrics = lambda: metrics  # type: ignore[assignment,misc]
     if code := command.main(arguments):
         sys.exit(code)
-    events = metrics.events.labels("customer_today")._value.get()
+    events = metrics.events.values["customer_today",]
     print(
         json.dumps(
             {

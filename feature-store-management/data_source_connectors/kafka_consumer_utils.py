@@ -45,7 +45,10 @@ class KafkaSettings(BaseSettings):
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     ssl_cafile: str | None = None
-    fetch_max_wait_ms: int = Field(default=50, ge=1, le=10_000)
+    proxy_url: str | None = Field(default=None, pattern="^(socks5h?|http)://")
+    # The embedded broker answers when half of this is over, and the sooner it must, the less it finds.
+    fetch_max_wait_ms: int = Field(default=100, ge=1, le=10_000)
+    linger_ms: int = Field(default=20, ge=0, le=1_000)
     session_timeout_ms: int = Field(default=6_000, ge=1_000)
 
     def client_options(self) -> dict[str, Any]:
@@ -60,6 +63,7 @@ class KafkaSettings(BaseSettings):
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": self.sasl_password.get_secret_value() if self.sasl_password else None,
             "ssl_cafile": self.ssl_cafile,
+            "proxy_url": self.proxy_url,
         }
         return {name: value for name, value in options.items() if value is not None}
 
@@ -129,7 +133,7 @@ def open_producer(settings: KafkaSettings, **options: Any) -> KafkaProducer:
             **settings.client_options(),
             **{
                 "acks": "all",
-                "linger_ms": 5,
+                "linger_ms": settings.linger_ms,
                 "batch_size": 128 * 1024,
                 "delivery_timeout_ms": DELIVERY_TIMEOUT_MS,
                 "request_timeout_ms": 10_000,

@@ -35,7 +35,7 @@ from .rehearsal import Rehearsal, as_messages, in_disorder, made_up_events, rehe
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSOR = "data_transformation_pipelines.stream_jobs_feast.process_transaction_stream"
-DAYS = 6
+DAYS = 12
 WATCH_SECONDS = 0.05
 STANDSTILL_SECONDS = 120
 
@@ -74,10 +74,10 @@ def send_all(
         raise failures[0]
 
 
-def run(events: int, kills: int, *, seed: int = 0) -> dict[str, Any]:
+def run(events: int, kills: int, *, days: int = DAYS, seed: int = 0) -> dict[str, Any]:
     """Run it all on a stream of its own and return the figures."""
     definition, chance = load_definition(), random.Random(seed)  # noqa: S311 (a rehearsal's dice)
-    frame = made_up_events(events, DAYS, seed=seed)
+    frame = made_up_events(events, days, seed=seed)
     arrivals = in_disorder(frame, seed=seed)
     with rehearse(definition, name="chaos") as rehearsal:
         topic = source_topic(rehearsal.settings.stream, definition)
@@ -114,6 +114,7 @@ def run(events: int, kills: int, *, seed: int = 0) -> dict[str, Any]:
         offline = {view.view: _offline_mismatches(rehearsal, frame, view.view) for view in definition.views}
         return {
             "events": events,
+            "days": days,
             "messages": len(arrivals),
             "duplicates": len(arrivals) - events,
             "out_of_order": int((arrivals["tx_datetime"] < arrivals["tx_datetime"].cummax()).sum()),
@@ -168,11 +169,12 @@ def main(arguments: list[str]) -> int:
     parser = OneLineParser(prog="chaos", description=__doc__.split("\n\n")[0])
     parser.add_argument("--events", type=whole_number, default=1_000_000)
     parser.add_argument("--kills", type=whole_number, default=20)
+    parser.add_argument("--days", type=whole_number, default=DAYS, help="over so many days")
     parser.add_argument("--seed", type=int, default=0)
     options: argparse.Namespace = parser.parse_args(arguments)
     try:
         folder = read_settings(ReportSettings).reports_dir
-        report = run(options.events, options.kills, seed=options.seed)
+        report = run(options.events, options.kills, days=options.days, seed=options.seed)
     except SettingsError as error:
         parser.error(str(error))
     except StandstillError as error:

@@ -74,7 +74,7 @@ def process(
         except OUTAGES as error:
             attempt += 1
             wait = waiting_seconds(attempt)
-            metrics.outages.labels(type(error).__name__).inc()
+            metrics.outages.add(type(error).__name__)
             log.warning(
                 "%s: %s; trying again in %.1f s", type(error).__name__, " ".join(str(error).split()), wait
             )

@@ -46,15 +46,15 @@ class Rehearsal:
         """What stands before the names of the rehearsal's schemas."""
         return self.settings.feast.feature_store_schema_prefix
 
-    def processed(self) -> int:
-        """Return how many messages of all topics have been made durable."""
+    def processed(self, topic: str = "%") -> int:
+        """Return how many messages of a topic (of all: a pattern of `like`) have been made durable."""
         table = f"{self.schema_prefix}stream.partition_position"
         if self.database.execute("select to_regclass(%s)", (table,)).fetchone() == (None,):
             return 0
-        statement = sql.SQL("select coalesce(sum(next_offset), 0)::bigint from {}").format(
-            sql.Identifier(*table.split("."))
-        )
-        row = self.database.execute(statement).fetchone()
+        statement = sql.SQL(
+            "select coalesce(sum(next_offset), 0)::bigint from {} where topic like %s"
+        ).format(sql.Identifier(*table.split(".")))
+        row = self.database.execute(statement, (topic,)).fetchone()
         return 0 if row is None else int(row[0])
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, start_http_server
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 # Seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -67,6 +67,34 @@ class LagGauge:
         )
 
 
+class CounterBy:
+    """A counter by labels, of this processor alone.
+
+    The client library's own are shared by a process, and by several where PROMETHEUS_MULTIPROC_DIR is set, as
+    Feast does on import.
+    """
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self.values: dict[tuple[str, ...], int] = {}
+        registry.register(self)
+
+    def add(self, *labels: str, count: int = 1) -> None:
+        """Count under these labels."""
+        self.values[labels] = self.values.get(labels, 0) + count
+
+    def describe(self) -> list[Metric]:
+        """Return the metric without values."""
+        return [CounterMetricFamily(self._name, self._text, labels=self._labels)]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric."""
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, count in list(self.values.items()):
+            family.add_metric(labels, count)
+        yield family
+
+
 class StreamMetrics:
     """The metrics of one processor, in a registry of its own."""
 
@@ -78,22 +106,19 @@ class StreamMetrics:
         self.processing = ManyAtOnceHistogram(
             "stream_processing_seconds", "From the poll that returned an event to Redis.", "view", registry
         )
-        self.events = Counter("stream_events", "Events counted.", ["view"], registry=registry)
-        self.duplicates = Counter("stream_duplicates", "Events seen before.", ["view"], registry=registry)
-        self.late = Counter(
-            "stream_late",
-            "Events of a day before their entity's newest: offline only.",
-            ["view"],
-            registry=registry,
+        self.events = CounterBy("stream_events", "Events counted.", ["view"], registry)
+        self.duplicates = CounterBy("stream_duplicates", "Events seen before.", ["view"], registry)
+        self.late = CounterBy(
+            "stream_late", "Events of a day before their entity's newest: offline only.", ["view"], registry
         )
-        self.rejected = Counter(
-            "stream_rejected", "Messages sent to the dead letters.", ["topic", "reason"], registry=registry
+        self.rejected = CounterBy(
+            "stream_rejected", "Messages sent to the dead letters.", ["topic", "reason"], registry
         )
-        self.rebuilds = Counter(
-            "stream_rebuilds", "Partitions whose state was rebuilt from the log.", ["view"], registry=registry
+        self.rebuilds = CounterBy(
+            "stream_rebuilds", "Partitions whose state was rebuilt from the log.", ["view"], registry
         )
-        self.outages = Counter(
-            "stream_outages", "Sessions ended by an outage, and begun again.", ["error"], registry=registry
+        self.outages = CounterBy(
+            "stream_outages", "Sessions ended by an outage, and begun again.", ["error"], registry
         )
         self.lag = LagGauge(registry)
 

@@ -84,6 +84,10 @@ class _Partition:
         self.rebuilding = self.next_offset < self.live_from
         self.checked_start = not self.rebuilding
 
+    def may_go_on_at(self, durable: int) -> bool:
+        """Whether the totals are those of the position that is remembered, or on the way there."""
+        return self.durable == durable and (self.rebuilding or self.next_offset == durable)
+
 
 class _Listener(ConsumerRebalanceListener):
     def __init__(self, session: Session) -> None:
@@ -111,12 +115,15 @@ class Session:
         ]
         self._dead_letters = stream.dead_letter_topic(definition)
         self._partitions: dict[TopicPartition, _Partition] = {}
+        self._kept: dict[TopicPartition, _Partition] = {}
         self._alignment = Alignment(time.monotonic)
         self._assigned: bool | None = None
         self._rebalance_error: Exception | None = None
         self._rows: dict[str, dict[tuple[int, int, int], TotalsRow]] = {
             view.view: {} for view in definition.views
         }
+        self._forwards: list[tuple[ConsumerRecord, Transaction]] = []
+        self._refused: list[tuple[ConsumerRecord, RefusedMessageError]] = []
         self._dirty = False
         self._committing: Future[None] | None = None
         self._committed_at = self._gauged_at = time.monotonic()
@@ -171,7 +178,7 @@ class Session:
             self._commit(wait=True)
         except Exception as error:  # handed to the main loop: the client would only log it
             self._rebalance_error = error
-        self._partitions = {}
+        self._kept, self._partitions = self._partitions, {}
         self._alignment.reset([])
 
     def after_rebalance(self) -> None:
@@ -184,23 +191,28 @@ class Session:
         assignment = sorted(self._consumer.assignment())
         self._discard()
         for at in assignment:
-            view = self._views[at.topic]
-            totals = PartitionTotals(view, self._definition.window, self._settings.stream.limits)
-            position = self._offline.position(at.topic, at.partition)
-            partition = self._partitions[at] = _Partition(at, view, totals, position)
+            partition = self._partitions[at] = self._partition(at)
             self._consumer.seek(at, partition.next_offset)
             self._consumer.resume(at)
             if partition.rebuilding:
-                self._metrics.rebuilds.labels(view.view).inc()
-                log.info(
-                    "%s[%d]: rebuilding from %d to %d",
-                    at.topic,
-                    at.partition,
-                    partition.next_offset,
-                    partition.live_from,
-                )
+                log.info("%s[%d]: rebuilding %d to %d", *at, partition.next_offset, partition.live_from)
+        self._kept = {}
         self._alignment.reset(at.partition for at in assignment if at.topic == self._source)
         log.info("reading %s", ", ".join(f"{at.topic}[{at.partition}]" for at in assignment) or "nothing")
+
+    def _partition(self, at: TopicPartition) -> _Partition:
+        """Return a partition as it was left if nobody else has gone on with it, otherwise one to be rebuilt."""
+        position = self._offline.position(at.topic, at.partition)
+        kept = self._kept.get(at)
+        if kept is not None and position is not None and kept.may_go_on_at(position.next_offset):
+            kept.fetched = kept.next_offset
+            return kept
+        view = self._views[at.topic]
+        totals = PartitionTotals(view, self._definition.window, self._settings.stream.limits)
+        partition = _Partition(at, view, totals, position)
+        if partition.rebuilding:
+            self._metrics.rebuilds.add(view.view)
+        return partition
 
     def _discard(self) -> None:
         """Forget all that is not durable; it is read again."""
@@ -210,6 +222,7 @@ class Session:
         self._partitions = {}
         for rows in self._rows.values():
             rows.clear()
+        self._forwards, self._refused = [], []
         self._dirty = False
 
     # The loop.
@@ -231,6 +244,7 @@ class Session:
             ended = until_caught_up and not polled and self._assigned is False and self._caught_up()
         except LostPartitionError as error:
             log.warning("%s; reading again from where it stands", error)
+            self._kept = {}
             self._consumer.pause(*self._consumer.assignment())
             self._assigned = True
             return False
@@ -252,6 +266,7 @@ class Session:
         ready += self._alignment.take()
         for start in range(0, len(ready), CHUNK):
             self._process_chunk(ready[start : start + CHUNK])
+        self._send_outgoing()
         self._hold_back()
 
     def _check_log(self, partition: _Partition, first: int) -> None:
@@ -287,8 +302,6 @@ class Session:
         self._refuse_if_stalled()
         newest: dict[str, dict[int, TotalsRow]] = {name: {} for name in self._rows}
         arrivals: dict[str, list[int]] = {name: [] for name in self._rows}
-        forwards: list[tuple[ConsumerRecord, Transaction]] = []
-        refused: list[tuple[ConsumerRecord, RefusedMessageError]] = []
         for record in records:
             partition = self._partitions[TopicPartition(record.topic, record.partition)]
             view, offset = partition.view, record.offset
@@ -302,26 +315,22 @@ class Session:
                 row = partition.totals.add(event, time_us, record.timestamp * 1_000, offset)
             except RefusedMessageError as error:
                 if live:
-                    refused.append((record, error))
+                    self._refused.append((record, error))
                 continue
             if not live:
                 continue
             if row is None:
-                self._metrics.duplicates.labels(view.view).inc()
+                self._metrics.duplicates.add(view.view)
                 continue
             self._rows[view.view][row.entity, row.event_us, row.created_us] = row
             arrivals[view.view].append(record.timestamp)
             if row.online:
                 newest[view.view][row.entity] = row
             else:
-                self._metrics.late.labels(view.view).inc()
+                self._metrics.late.add(view.view)
             if record.topic == self._source:
-                forwards.append((record, event))
+                self._forwards.append((record, event))
         self._write_online(newest, arrivals)
-        for record, event in forwards:
-            self._forward(record, event)
-        for record, refusal in refused:
-            self._refuse(record, refusal)
         self._dirty = True
 
     def _finish_rebuild(self, partition: _Partition) -> None:
@@ -342,7 +351,7 @@ class Session:
                 self._refuse_if_stalled()
                 self._online.write(view, list(rows.values()))
             now, arrived = time.time(), np.array(arrivals[view.view], dtype=np.float64) / 1_000
-            self._metrics.events.labels(view.view).inc(len(arrived))
+            self._metrics.events.add(view.view, count=len(arrived))
             self._metrics.freshness.observe(view.view, np.maximum(now - arrived, 0.0))
             self._metrics.processing.observe(
                 view.view, np.full(len(arrived), max(0.0, now - self._polled_wall))
@@ -358,6 +367,14 @@ class Session:
             raise StalledError(f"held up for {held_up:.1f} s between a poll and its rows")
 
     # Messages out.
+
+    def _send_outgoing(self) -> None:
+        """Send what a poll brought forth, after Redis has all of it: together, so that batches are large."""
+        for record, event in self._forwards:
+            self._forward(record, event)
+        for record, refusal in self._refused:
+            self._refuse(record, refusal)
+        self._forwards, self._refused = [], []
 
     def _forward(self, record: ConsumerRecord, event: Transaction) -> None:
         for topic, key in self._forwarded_to:
@@ -378,7 +395,7 @@ class Session:
         self._last_sent[topic, partition] = sent
 
     def _refuse(self, record: ConsumerRecord, error: RefusedMessageError) -> None:
-        self._metrics.rejected.labels(record.topic, error.reason).inc()
+        self._metrics.rejected.add(record.topic, error.reason)
         headers = [
             ("reason", str(error)[:500].encode()),
             ("topic", record.topic.encode()),

@@ -41,7 +41,7 @@ class StreamSettings(BaseSettings):
 
     topic_prefix: str = Field(default="", pattern="^[a-z0-9._-]{0,60}$")
     consumer_group: str = Field(default="transactions-today", min_length=1)
-    topic_partitions: int = Field(default=4, ge=1, le=1024)
+    topic_partitions: int = Field(default=2, ge=1, le=1024)
     late_days: int = Field(default=2, ge=0, le=31)
     ahead_seconds: int = Field(default=300, ge=0, le=86_400)
     commit_interval_ms: int = Field(default=250, ge=1)
