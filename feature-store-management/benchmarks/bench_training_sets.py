@@ -264,9 +264,7 @@ def _asof(tables: dict[str, Any]) -> pa.Table:
                 connection.read_parquet(str(table)).create_view(name)
             else:
                 connection.register(name, table)
-        return connection.execute(
-            f"select {', '.join(fields)} from labels {' '.join(joins)}"
-        ).to_arrow_table()
+        return connection.sql(f"select {', '.join(fields)} from labels {' '.join(joins)}").to_arrow_table()
 
 
 def _label_query(prefix: str, step: int) -> sql.Composed:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ from training_sets.look_up import SLICE_ROWS, Reading, ViewReader
 from training_sets.vectors import fields_read, keeps_stale, vectors
 
 MANIFEST_VERSION = 1
+PARALLEL_VIEWS = 2  # one is read while another is joined
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,11 @@ class TrainingSetBuilder:
     def build(self, table: pa.Table) -> Built:
         """Return the entity rows with their vectors, in their order; raises TrainingSetError, SourceError."""
         rows = checked(table, self.contract)
-        looked = {
-            name: reader.look_up(rows.keys[reader.key], rows.moments)
-            for name, reader in self._readers.items()
-        }
+        with ThreadPoolExecutor(PARALLEL_VIEWS) as pool:
+            found = pool.map(
+                lambda reader: reader.look_up(rows.keys[reader.key], rows.moments), self._readers.values()
+            )
+            looked = dict(zip(self._readers, found, strict=True))
         vector = vectors(self.contract, looked, rows.request, len(rows))
         columns: dict[str, Any] = {name: rows.carried[name] for name in rows.carried.column_names}
         columns |= {name: pa.array(values) for name, values in rows.request.items() if name not in vector}

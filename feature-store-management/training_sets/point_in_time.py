@@ -56,12 +56,23 @@ def latest_known(history: History, keys: Integers, moments: Integers) -> Integer
     if order is not None:
         places = places[order]
     newest = _newest(history, order)
-    found = np.searchsorted(places, asked, side="right") - 1
+    found = _last_not_after(places, asked)
     answerable &= found >= 0
     rows = newest[found[answerable]]
     own = history.keys[rows] == keys[answerable]
     answers[np.flatnonzero(answerable)[own]] = rows[own]
     return answers
+
+
+def _last_not_after(places: Integers, asked: Integers) -> Integers:
+    """Return the index of the last place that is not after each question, -1 where there is none.
+
+    Questions in order walk through memory in order: several times faster for many.
+    """
+    order = np.argsort(asked)
+    found = np.empty(len(asked), dtype=np.int64)
+    found[order] = np.searchsorted(places, asked[order], side="right") - 1
+    return found
 
 
 def _order(places: Integers) -> Integers | None:
@@ -99,8 +110,10 @@ def _places(
 
 def _newest(history: History, order: Integers | None) -> Integers:
     """Return, for each row in order of (key, visible_from), the newest row of its key up to there."""
+    keys, event, created = history.keys, history.event, history.created
     rows = np.arange(len(history)) if order is None else order
-    keys, event, created = history.keys[rows], history.event[rows], history.created[rows]
+    if order is not None:
+        keys, event, created = keys[order], event[order], created[order]
     newer = (event[1:] > event[:-1]) | ((event[1:] == event[:-1]) & (created[1:] > created[:-1]))
     overtaken = (keys[1:] == keys[:-1]) & ~newer
     if not overtaken.any():
