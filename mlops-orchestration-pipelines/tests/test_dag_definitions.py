@@ -18,6 +18,7 @@ DAG_IDS = [path.stem.removesuffix("_dag") for path in DAG_FILES]
 EXPECTED = {
     "run_dbt_feast_models",
     "materialize_feast_online_store",
+    "stream_market_data_to_feast",
     "train_fraud_detection_xgboost",
     "train_customer_churn_lightgbm",
     "score_daily_transactions_fraud",

@@ -27,6 +27,7 @@ COMMANDS = {
         "scripts/run_dbt_for_feast.sh",
         "scripts/run_feast_apply.sh",
         "scripts/run_feast_materialize_incremental.sh",
+        "data_transformation_pipelines/stream_jobs_feast/process_transaction_stream.py",
     ],
     "ml-model-development": [
         "models/fraud_detection_xgboost/src/train.py",
@@ -160,6 +161,14 @@ def test_the_whole_loop_runs_in_one_process_with_the_documented_arguments(settin
         "ml-model-development/models/customer_churn_lightgbm",
     }
     assert newest_event_extra(settings, "fraud_batch_decisions")["date"] == "2026-11-20"
+
+
+def test_the_stream_is_drained_and_then_left_alone(settings, repository):
+    outcome = run_dags(settings, repository, "stream_market_data_to_feast")
+    assert outcome.code == 0, outcome.output
+    assert [(call["cwd"], call["argv"]) for call in outcome.calls] == [
+        ("feature-store-management", ["process_transaction_stream.py", "--until-caught-up"])
+    ]
 
 
 def order_seen(outcome: Outcome):
