@@ -201,7 +201,7 @@ class Session:
         log.info("reading %s", ", ".join(f"{at.topic}[{at.partition}]" for at in assignment) or "nothing")
 
     def _partition(self, at: TopicPartition) -> _Partition:
-        """Return a partition as it was left if nobody else has gone on with it, otherwise one to be rebuilt."""
+        """Return a partition as it was left if nobody else has gone on with it, else one to be rebuilt."""
         position = self._offline.position(at.topic, at.partition)
         kept = self._kept.get(at)
         if kept is not None and position is not None and kept.may_go_on_at(position.next_offset):
