@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -79,6 +79,19 @@ class VectorBuilder:
         self._computed = tuple(feature.name for feature in contract.on_demand_features)
         self._names = contract.feature_names
         self._all_present = (_PRESENT,) * len(contract.features)
+        self._nulls = dict.fromkeys(self._plan.inputs, math.nan)
+        # Features that depend on the same views share a status, which is worked out once a vector.
+        views = [
+            tuple(sorted({self._plan.view_of[field] for field in self._plan.reads[feature.name]}))
+            if on_demand
+            else (feature.source,)
+            for feature, on_demand in self._plan.features
+        ]
+        self._groups = tuple(dict.fromkeys(views))
+        self._features = tuple(
+            (feature, on_demand, self._groups.index(of))
+            for (feature, on_demand), of in zip(self._plan.features, views, strict=True)
+        )
         self._select = None if self._computed or len(self._names) < 2 else _selection(contract)
 
     def build(self, online: OnlineFeatures, request: Mapping[str, float]) -> FeatureVector:
@@ -99,42 +112,24 @@ class VectorBuilder:
         return FeatureVector(tuple([known[name] for name in self._names]), self._all_present, (), ())
 
     def _with_fallbacks(self, online: OnlineFeatures, request: Mapping[str, float]) -> FeatureVector:
-        known = {**online.values, **request}
-        inputs: dict[str, float] = {}
-        for name in self._plan.inputs:
-            value = known.get(name)
-            inputs[name] = value if isinstance(value, float) else math.nan
-        computed = dict(zip(self._computed, self._compute(inputs), strict=True))
+        known: dict[str, Any] = {**self._nulls, **online.values, **request}
+        has_null = _NULL in online.status.values()
+        if has_null:
+            known.update((name, math.nan) for name in self._plan.inputs if known[name] is None)
+        known.update(zip(self._computed, self._compute(known), strict=True))
+        groups = [_worst([online.status[view] for view in views]) for views in self._groups]
         values: list[FeatureValue] = []
         statuses: list[FeatureStatus] = []
         fallbacks: list[str] = []
         failed: list[str] = []
-        for feature, on_demand in self._plan.features:
+        for feature, on_demand, group in self._features:
             name = feature.name
-            value = computed[name] if on_demand else online.values.get(name)
-            if on_demand:
-                status = max(
-                    [self._status(field, online) for field in self._plan.reads[name]],
-                    key=CODE.__getitem__,
-                    default=_PRESENT,
-                )
-            else:
-                status = self._status(name, online)
-            policy: str = feature.on_missing
-            if status is _STALE and not on_demand:
-                policy = feature.on_stale or feature.on_missing
-                if policy == "use_stale":
-                    value = online.stale_values.get(name)
-                    policy = feature.on_missing
+            value, status = known.get(name), groups[group]
+            if status is _NULL:  # of a view: which of the values is it?
+                reads = self._plan.reads[name] if on_demand else (name,)
+                status = _worst([self._status(field, online) for field in reads])
             if value is None or value != value:
-                value = None
-                if status is _PRESENT:
-                    status = _NULL
-                fallbacks.append(name)
-                if policy == "default":
-                    value, status = feature.default, FeatureStatus.DEFAULTED
-                elif policy == "fail":
-                    failed.append(name)
+                value, status = _fallback(feature, status, on_demand, online, fallbacks, failed)
             values.append(value)
             statuses.append(status)
         return FeatureVector(tuple(values), tuple(statuses), tuple(fallbacks), tuple(failed))
@@ -145,3 +140,32 @@ class VectorBuilder:
         if status is not _NULL:
             return status
         return _NULL if online.values.get(field) is None else _PRESENT
+
+
+def _worst(statuses: Sequence[FeatureStatus]) -> FeatureStatus:
+    return max(statuses, key=CODE.__getitem__, default=_PRESENT)
+
+
+def _fallback(
+    feature: Feature,
+    status: FeatureStatus,
+    on_demand: bool,
+    online: OnlineFeatures,
+    fallbacks: list[str],
+    failed: list[str],
+) -> tuple[FeatureValue, FeatureStatus]:
+    """Return what the contract puts in place of a null, with its status; notes who fell back or failed."""
+    policy: str = feature.on_missing
+    if status is _STALE and not on_demand:
+        policy = feature.on_stale or feature.on_missing
+        if policy == "use_stale":
+            old = online.stale_values.get(feature.name)
+            if old is not None:
+                return old, status
+            policy = feature.on_missing
+    fallbacks.append(feature.name)
+    if policy == "default":
+        return feature.default, FeatureStatus.DEFAULTED
+    if policy == "fail":
+        failed.append(feature.name)
+    return None, _NULL if status is _PRESENT else status

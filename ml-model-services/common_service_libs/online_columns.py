@@ -30,6 +30,8 @@ _PRESENT, _NULL, _MISSING, _STALE, _INVALID, _UNAVAILABLE = (
     )
 )
 _DOUBLE_TAG, _DOUBLE_BYTES = 0x29, 9
+_VARINT_WEIGHTS = np.array([1 << 7 * place for place in range(5)])
+_EXACT_SECONDS = 2**53 // 10**6 - 1
 _NULL_DOUBLE = b"\x29" + np.array([np.nan], "<f8").tobytes()
 
 
@@ -110,7 +112,7 @@ class ColumnDecoder:
             cells.numbers[doubles.stop :] = _floats(self._number, [r[numbers] for r in replies])
         for at in range(texts.start, texts.stop):
             cells.texts[at - split, :] = [self._text(reply[at]) for reply in replies]
-        cells.times[:] = _floats(self._time, [r[times] for r in replies])
+        cells.times[:] = self._event_times([data for r in replies for data in r[times]]).reshape(rows, -1).T
         return cells
 
     def _doubles(self, replies: Sequence[Sequence[Any]], fields: int) -> NDArray[np.float64]:
@@ -127,6 +129,24 @@ class ColumnDecoder:
                 values = np.ascontiguousarray(messages[:, 1:]).view("<f8")
                 return values.reshape(len(replies), fields).T
         return _floats(self._number, replies)
+
+    def _event_times(self, cells: Sequence[bytes | None]) -> NDArray[np.float64]:
+        """Decode event times: whole seconds from the cache, those with a fraction together."""
+        times = np.empty(len(cells))
+        fractions: dict[int, list[int]] = {11: [], 12: []}  # by length
+        for index, data in enumerate(cells):
+            if data is not None and (group := fractions.get(len(data))) is not None:
+                group.append(index)
+            else:
+                times[index] = self._time(data)
+        for size, group in fractions.items():
+            if group:
+                messages = [cells[index] for index in group]
+                microseconds = _microseconds(b"".join(messages), size)  # type: ignore[arg-type]
+                times[group] = (
+                    list(map(self._time, messages)) if microseconds is None else microseconds / 1_000_000
+                )
+        return times
 
     def _row_by_row(self, entity: EntityPlan, replies: Sequence[Sequence[Any]]) -> _Cells:
         """As `_cells`, for replies among which there are unreadable ones: these spoil their view only."""
@@ -204,6 +224,24 @@ def _part_unusable(view: ViewPlan, cells: _Cells, status: Codes, stale: dict[str
     if len(unusable):
         cells.numbers[np.ix_(np.array(numbers, dtype=np.intp), unusable)] = np.nan
         cells.texts[np.ix_(np.array(texts, dtype=np.intp), unusable)] = None
+
+
+def _microseconds(joined: bytes, size: int) -> NDArray[np.int64] | None:
+    """Return the microseconds since the epoch in Timestamps of `size` bytes, five of them for the seconds.
+
+    None if one is not of that form, has a finer fraction, or lies beyond what a double holds exactly.
+    """
+    messages = np.frombuffer(joined, np.uint8).reshape(-1, size)
+    more_follow = [0, 1, 1, 1, 1, 0, 0, *[1] * (size - 8), 0]
+    if (messages >> 7 != more_follow).any() or (messages[:, [0, 6]] != (0x08, 0x10)).any():
+        return None
+    bits = (messages & 0x7F).astype(np.int64)
+    seconds = bits[:, 1:6] @ _VARINT_WEIGHTS
+    nanoseconds = bits[:, 7:] @ _VARINT_WEIGHTS[: size - 7]
+    if (nanoseconds % 1000).any() or (seconds > _EXACT_SECONDS).any():
+        return None
+    result: NDArray[np.int64] = seconds * 1_000_000 + nanoseconds // 1000
+    return result
 
 
 def _require_replies(replies: Sequence[Any], entity: EntityPlan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from common_service_libs.feast_layout import (
     FeatureValue,
     ValueCaches,
     decode_timestamp,
+    decode_value,
 )
 from common_service_libs.feature_contract import FeatureContract
 from common_service_libs.feature_status import FeatureStatus
@@ -60,7 +62,7 @@ class OnlineFeatures(msgspec.Struct, frozen=True):
 
 
 class _EntityDecoder:
-    """Decodes the reply to one entity: all doubles at once, everything else from a cache."""
+    """Decodes the reply to one entity: all doubles at once, whatever repeats from a cache."""
 
     def __init__(self, plan: EntityPlan, caches: ValueCaches) -> None:
         self.width, self.views = plan.width, plan.views
@@ -72,49 +74,70 @@ class _EntityDecoder:
         self._number, self._text = caches.numbers.__getitem__, caches.texts.__getitem__
         self._time = caches.times.__getitem__
 
-    def complete(
-        self, reply: Sequence[bytes | None], as_of: float, times: dict[str, float | None]
-    ) -> list[Any] | None:
-        """Return all values in the order of the plan, or None where anything is amiss; puts event times."""
-        values: tuple[Any, ...] = ()
+    def values(self, reply: Sequence[bytes | None]) -> list[Any]:
+        """Return all values in the order of the plan, None for null; raises ValueError for other bytes."""
+        return [
+            *self._all_doubles(reply[self._doubles]),
+            *map(self._number, reply[self._numbers]),
+            *map(self._text, reply[self._texts]),
+        ]
+
+    def _all_doubles(self, raw: Sequence[bytes | None]) -> Sequence[float | None]:
         try:
-            for data, (view, ttl) in zip(reply[self._times], self._ttls):  # noqa: B905 - as long, and faster
-                if data is None:
-                    return None
-                time = self._time(data) if len(data) <= WHOLE_SECONDS_BYTES else decode_timestamp(data)
-                if as_of - time > ttl:
-                    return None
-                times[view] = time
-            if self._bytes:
-                joined = b"".join(reply[self._doubles])  # type: ignore[arg-type]  # None is the TypeError
-                # A message of this tag has nine bytes: what is null, or no double, shows in tags or length.
-                if len(joined) != self._bytes or joined[::_DOUBLE_BYTES] != self._tags:
-                    return None
-                values = self._unpack(joined)
-                total = sum(values)
-                if total != total:
-                    return None
-            others = [*map(self._number, reply[self._numbers]), *map(self._text, reply[self._texts])]
-        except (TypeError, ValueError):
-            return None
-        return None if None in others else [*values, *others]
+            joined = b"".join(raw)  # type: ignore[arg-type]  # None, a field that is not there, is the TypeError
+        except TypeError:
+            return [_double(data) for data in raw]
+        # A message of this tag has nine bytes: what is null, or no double, shows in tags or length.
+        if len(joined) == self._bytes and joined[::_DOUBLE_BYTES] == self._tags:
+            values = self._unpack(joined)
+            total = sum(values)
+            if total == total:
+                return values
+        return [_double(data) for data in raw]
+
+    def fresh(self, reply: Sequence[bytes | None], as_of: float, times: dict[str, float | None]) -> bool:
+        """Put the views' event times; return whether every view has one within its time to live."""
+        for data, (view, ttl) in zip(reply[self._times], self._ttls):  # noqa: B905 - as long, and faster
+            if data is None:
+                return False
+            times[view] = time = self._event_time(data)
+            if as_of - time > ttl:
+                return False
+        return True
+
+    def _event_time(self, data: bytes) -> float:
+        return self._time(data) if len(data) <= WHOLE_SECONDS_BYTES else decode_timestamp(data)
 
     def view(
-        self, view: ViewPlan, reply: Sequence[bytes | None]
-    ) -> tuple[FeatureStatus, float | None, list[FeatureValue]]:
-        """Return what one view holds, whatever is amiss; its time to live is not looked at."""
+        self, view: ViewPlan, reply: Sequence[bytes | None], values: Sequence[FeatureValue] | None
+    ) -> tuple[FeatureStatus, float | None, Sequence[FeatureValue]]:
+        """Return what one view holds, out of `values`; where these could not be decoded, by itself.
+
+        Its time to live is not looked at.
+        """
         stamp = reply[view.time]
         if stamp is None:
-            return _MISSING, None, []
+            return _MISSING, None, ()
         try:
-            values: list[FeatureValue] = [
-                *map(self._number, reply[view.doubles]),
-                *map(self._number, reply[view.numbers]),
-                *map(self._text, reply[view.texts]),
-            ]
-            return (_NULL if None in values else _PRESENT), self._time(stamp), values
+            if values is None:
+                own = [
+                    *map(_double, reply[view.doubles]),
+                    *map(self._number, reply[view.numbers]),
+                    *map(self._text, reply[view.texts]),
+                ]
+            else:
+                own = [*values[view.doubles], *values[view.numbers], *values[view.texts]]
+            return (_NULL if None in own else _PRESENT), self._event_time(stamp), own
         except ValueError:
-            return _INVALID, None, []
+            return _INVALID, None, ()
+
+
+def _double(data: bytes | None) -> float | None:
+    """Return the double, or other number, in a message that is not kept; raises ValueError for a text."""
+    value = decode_value(data)
+    if isinstance(value, str):
+        raise ValueError("not a number but text")
+    return value
 
 
 class FeatureReader:
@@ -182,32 +205,39 @@ class FeatureReader:
 
     def decode(self, replies: Sequence[Any], as_of: float) -> OnlineFeatures:
         """Return the features in the replies to one case."""
-        values: list[Any] = []
+        decoded: list[list[Any] | None] = []
         times: dict[str, float | None] = {}
+        complete = True
         for entity, reply in zip(self._decoders, replies, strict=True):
             if type(reply) is not list or len(reply) != entity.width:
                 return self._nothing  # an error reply, such as "loading the dataset in memory"
-            found = entity.complete(reply, as_of, times)
-            if found is None:
-                return self._with_faults(replies, as_of)
-            values = values + found if values else found
-        return OnlineFeatures(self._all_present, times, {}, {}, values, self._plan.names)
+            try:
+                values = entity.values(reply)
+                complete = complete and None not in values and entity.fresh(reply, as_of, times)
+                decoded.append(values)
+            except ValueError:
+                complete = False
+                decoded.append(None)
+        if not complete:
+            return self._partial(replies, decoded, as_of)
+        together = decoded[0] if len(decoded) == 1 else list(chain.from_iterable(decoded))  # type: ignore[arg-type]
+        return OnlineFeatures(self._all_present, times, {}, {}, together, self._plan.names)
 
-    def _with_faults(self, replies: Sequence[Any], as_of: float) -> OnlineFeatures:
+    def _partial(
+        self, replies: Sequence[Any], decoded: Sequence[list[Any] | None], as_of: float
+    ) -> OnlineFeatures:
         values: dict[str, FeatureValue] = {}
         status: dict[str, FeatureStatus] = {}
         times: dict[str, float | None] = {}
         stale: dict[str, FeatureValue] = {}
-        for entity, reply in zip(self._decoders, replies, strict=True):
-            if type(reply) is not list or len(reply) != entity.width:
-                return self._nothing
+        for entity, reply, together in zip(self._decoders, replies, decoded, strict=True):
             for view in entity.views:
-                found, time, decoded = entity.view(view, reply)
+                found, time, own = entity.view(view, reply, together)
                 if time is not None and as_of - time > view.ttl_seconds:
                     found = _STALE
                 status[view.name], times[view.name] = found, time
-                if decoded:
-                    (stale if found is _STALE else values).update(zip(view.names, decoded, strict=True))
+                if own:
+                    (stale if found is _STALE else values).update(zip(view.names, own, strict=True))
         return OnlineFeatures(status, times, values, stale)
 
     def decode_many(self, replies: Sequence[Any], as_of: Any) -> OnlineColumns:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from service_testkit import CONTRACTS, NOON, encoded_timestamp, encoded_value, replies_to, timestamp_message
 
@@ -190,3 +190,24 @@ def test_text_is_no_number_and_a_number_no_text() -> None:
         NumberCache()[encoded_value("12")]
     with pytest.raises(ValueError, match="not text"):
         TextCache()[encoded_value(12)]
+
+
+moments = st.integers(-4 * 10**18, 9 * 10**18) | st.integers(16 * 10**17, 21 * 10**17).map(
+    lambda n: n // 1000 * 1000
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | moments, min_size=1, max_size=20))
+def test_event_times_of_many_rows_are_those_of_each(nanoseconds: list[int | None]) -> None:
+    shop = shop_of([{"name": "v", "fields": []}], {"name": "shop_id", "type": "int64"})
+    reader, store = FeatureReader(shop, "p"), {}
+    for shop_id, at in enumerate(nanoseconds):
+        if at is not None:
+            store[entity_key("shop_id", shop_id, "p")] = {
+                timestamp_field("v"): timestamp_message(*divmod(at, 10**9))
+            }
+    commands, _, _ = reader.commands({"shop_id": range(len(nanoseconds))})
+    times = reader.decode_many(replies_to(store, commands), 0.0).views["v"].event_timestamps
+    for at, time in zip(nanoseconds, times.tolist(), strict=True):
+        assert math.isnan(time) if at is None else time == at / 10**9
