@@ -118,7 +118,7 @@ class Checker:
     def _validated(self, batch: Any, suite: Suite, schemas: Schemas, window: Window | None) -> list[Result]:
         results: dict[str, Result] = {}
         # The rows that a query finds are asked for; of columns only some values, or memory has no bound.
-        for kind, form in (("expect", "SUMMARY"), ("no_rows", "COMPLETE")):
+        for kind, form in (("expect", "BASIC"), ("no_rows", "COMPLETE")):
             chosen = [e for e in suite.expectations if getattr(e, kind) is not None]
             if not chosen:
                 continue
