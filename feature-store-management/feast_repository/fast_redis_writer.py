@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -46,9 +47,12 @@ ROWS_A_CALL = 64
 ROWS_A_CHUNK = 8_192
 CHUNK_BYTES = 32 * 2**20
 ATTEMPTS = 3
+# A call in Lua takes no more than about 250 arguments.
+PAIRS_A_CALL = 100
 
-# KEYS: one a row. ARGV: ties, seconds to expiry (0: never), n, the names of n fields (the time's first), then
-# n values a row. Returns how many rows were written.
+# KEYS: one a row. ARGV: ties, seconds to expiry (0: never), then the values of each row, the time first.
+# Returns how many rows were written. The names of the hash fields stand in the script: Redis would make them
+# anew for each row.
 SCRIPT = """
 local function varint(text, at)
   local value, complement, scale = 0, 0, 1
@@ -84,24 +88,35 @@ local function is_newer(new, old)
   return nanoseconds > old_nanoseconds
 end
 
-local ties, expiry, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local row = {}
-for j = 1, n do row[2 * j] = ARGV[3 + j] end
-local at, written = 3 + n, 0
-for i = 1, #KEYS do
-  local key, new = KEYS[i], ARGV[at + 1]
-  local old = ties ~= 'always' and redis.call('HGET', key, row[2])
+local argv, keys, call = ARGV, KEYS, redis.call
+local ties, expiry = argv[1], tonumber(argv[2])
+local at, written = 2, 0
+for i = 1, #keys do
+  local key, new = keys[i], argv[at + 1]
+  local old = ties ~= 'always' and call('HGET', key, TIME_FIELD)
   if not old or (old == new and ties == 'same_or_newer') or (old ~= new and is_newer(new, old)) then
-    row[1] = key
-    for j = 1, n do row[2 * j + 1] = ARGV[at + j] end
-    redis.call('HSET', unpack(row))
-    if expiry > 0 then redis.call('EXPIRE', key, expiry) end
+    SET_THE_FIELDS
+    if expiry > 0 then call('EXPIRE', key, expiry) end
     written = written + 1
   end
-  at = at + n
+  at = at + FIELD_COUNT
 end
 return written
 """
+
+
+@cache
+def script(fields: tuple[bytes, ...]) -> tuple[str, bytes]:
+    """Return the script that writes rows of these hash fields, the time's first, and its SHA-1."""
+    names = ["'" + "".join(f"\\{byte:03d}" for byte in field) + "'" for field in fields]
+    pairs = [f"{name}, argv[at + {place}]" for place, name in enumerate(names, start=1)]
+    sets = [
+        f"call('HSET', key, {', '.join(pairs[first : first + PAIRS_A_CALL])})"
+        for first in range(0, len(pairs), PAIRS_A_CALL)
+    ]
+    text = SCRIPT.replace("TIME_FIELD", names[0]).replace("SET_THE_FIELDS", "\n    ".join(sets))
+    text = text.replace("FIELD_COUNT", str(len(fields)))
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 @dataclass(frozen=True)
@@ -155,16 +170,15 @@ class ScriptCaller:
         self, client: Client, fields: Sequence[bytes], ties: Ties, key_ttl_seconds: int | None = None
     ) -> None:
         self._client = client
-        self._sha = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
-        arguments = [ties.encode(), b"%d" % (key_ttl_seconds or 0), b"%d" % len(fields), *fields]
-        self._arguments = len(arguments)
+        self._script, self._sha = script(tuple(fields))
+        self._arguments = [ties.encode(), b"%d" % (key_ttl_seconds or 0)]
+        self._head = b"".join(map(_bulk, self._arguments))
         self._fields = len(fields)
-        self._head = b"".join(map(_bulk, arguments))
 
     def write(self, chunks: Iterable[Encoded]) -> int:
         """Return how many rows were written; while Redis works on a chunk, the next one is made."""
         if isinstance(self._client, RedisCluster):
-            self._client.script_load(SCRIPT)
+            self._client.script_load(self._script)
             return sum(self._write_to_cluster(self._client, chunk) for chunk in chunks)
         connection = self._client.connection_pool.get_connection()
         try:
@@ -181,7 +195,7 @@ class ScriptCaller:
         written = 0
         missed: list[bytes] = []
         for _ in range(ATTEMPTS):
-            connection.send_command("SCRIPT", "LOAD", SCRIPT, check_health=False)
+            connection.send_command("SCRIPT", "LOAD", self._script, check_health=False)
             connection.read_response()
             unanswered: list[bytes] = []
             for calls in chunks:
@@ -197,11 +211,10 @@ class ScriptCaller:
         raise NoScriptError("Redis forgot the script again and again while rows were written")
 
     def _write_to_cluster(self, cluster: RedisCluster, rows: Encoded) -> int:
-        names = bulk_strings(self._head)
         keys, values = bulk_strings(rows.keys), bulk_strings(rows.values)
         pipeline = cluster.pipeline()
         calls = [
-            (1, key, *names, *values[at * self._fields : (at + 1) * self._fields])
+            (1, key, *self._arguments, *values[at * self._fields : (at + 1) * self._fields])
             for at, key in enumerate(keys)
         ]
         for call in calls:
@@ -209,7 +222,7 @@ class ScriptCaller:
         written = 0
         for call, reply in zip(calls, pipeline.execute(raise_on_error=False), strict=True):
             if isinstance(reply, NoScriptError):
-                written += cluster.execute_command("EVAL", SCRIPT, *call)
+                written += cluster.execute_command("EVAL", self._script, *call)
             elif isinstance(reply, Exception):
                 raise reply
             else:
@@ -222,7 +235,7 @@ class ScriptCaller:
         for first in range(0, len(rows), ROWS_A_CALL):
             last = min(first + ROWS_A_CALL, len(rows)) - 1
             count, key_end, value_end = last - first + 1, int(rows.key_ends[last]), int(rows.value_ends[last])
-            words = 3 + count + self._arguments + count * self._fields
+            words = 3 + count + len(self._arguments) + count * self._fields
             head = b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % (words, self._sha)
             calls.append(
                 b"".join(

@@ -306,6 +306,19 @@ def test_rows_of_different_fields_are_written_as_feast_does(client: redis.Redis,
     assert sorted(map(len, ours.values())) == [1, 2]
 
 
+def test_a_view_of_many_fields_is_written_whole(client: redis.Redis, project: str):
+    """More than Lua passes in one call."""
+    fields = [(f"field_{at}", "int64") for at in range(305)]
+    columns = {name: np.array([at, -at]) for at, (name, _) in enumerate(fields)}
+    writer = RedisRowWriter(client, project, "view", "customer_id", fields)
+    assert writer.write(np.array([1, 2]), np.array([1, 1]), columns, "newer") == 2
+    assert writer.write(np.array([1, 2]), np.array([0, 2]), columns, "newer") == 1
+    _, [_, *values] = encoded(project, 1, 1, fields, {name: column[:1] for name, column in columns.items()})
+    expected = dict(zip([field_name("view", name) for name, _ in fields], values, strict=True))
+    row = min(stored(client, project).items())[1]
+    assert row == {**expected, time_field("view"): encoded("", 0, 1)[1][0]}
+
+
 def test_a_key_expires_as_feast_lets_it(client: redis.Redis, project: str):
     view, config = batch_view(), store_config(project, key_ttl_seconds=1000)
     store = FastRedisOnlineStore()
