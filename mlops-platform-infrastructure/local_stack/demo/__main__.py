@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import Any
 
 from local_stack import __main__ as stack
 from local_stack import health, settings
-from local_stack.demo import requests, summary
+from local_stack.demo import freshness, requests, summary
 from local_stack.instance import DEFAULT_INSTANCE, REPO_DIR, Instance, open_instance
 from local_stack.measure import PeakMemory, StageTimer
 from local_stack.supervisor import ServiceFailedError
+from local_stack.transactions import read_day
 
 CHURN_DELAY_DAYS = 30
 READY_SECONDS = 60.0
@@ -33,6 +34,7 @@ DAGS = (
     "score_daily_transactions_fraud",
     "check_fraud_model_drift",
 )
+STREAM_DAG = "stream_market_data_to_feast"
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ class Demo:
             ["-m", "data_transformation_pipelines.python_scripts_feast.simulate_transactions", *words],
         )
 
-    def run_dags(self, *dags: str) -> dict[str, Any]:
+    def run_dags(self, *dags: str, report: str = "demo-dags.json") -> dict[str, Any]:
         """Run DAGs through Airflow as of today's midnight; returns states and durations of their tasks."""
-        durations = self.reports / "demo-dags.json"
+        durations = self.reports / report
         durations.parent.mkdir(parents=True, exist_ok=True)
         durations.unlink(missing_ok=True)
         words = ["scripts/run_dag.py", *dags, "--logical-date", str(self.today), "--json", str(durations)]
@@ -111,6 +113,13 @@ class Demo:
         chosen += requests.pick_subscribers(6, subscribers=7043)
         addresses = self._addresses()
         return [requests.send(one, addresses[one.service], self.env["DEMO_API_KEY"]) for one in chosen]
+
+    def stream(self, decisions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Let a customer pay, process the stream, and show that the next decision knows it."""
+        asked = [one["request"] for one in decisions if one["service"] == "fraud"]
+        taken = {request[key] for request in asked for key in ("customer_id", "terminal_id")}
+        like = freshness.pick(read_day(self.landing, self.last_day), taken)
+        return freshness.show(like, self.env, lambda: self.run_dags(STREAM_DAG, report="demo-stream.json"))
 
     def _addresses(self) -> dict[str, str]:
         return {"fraud": self.env["FRAUD_API_URL"], "churn": self.env["CHURN_API_URL"]}
@@ -143,7 +152,11 @@ def run_loop(instance: Instance, scale: str, now: datetime) -> dict[str, Any]:
             demo.start_apis()
         with timer.stage("decide"):
             decisions = demo.ask()
-    run = summary.Run(scale, demo.today, demo.last_day, decisions, dags, timer.seconds, memory.peak_mb)
+        with timer.stage("stream"):
+            stream = demo.stream(decisions)
+    run = summary.Run(
+        scale, demo.today, demo.last_day, decisions, stream, dags, timer.seconds, memory.peak_mb
+    )
     return summary.collect(demo.env, run)
 
 

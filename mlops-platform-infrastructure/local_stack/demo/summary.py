@@ -11,12 +11,16 @@ from typing import Any
 
 import psycopg
 
+from local_stack.demo.freshness import COUNT, MEAN
+
+# Today's totals come from the stream.
+BEFORE_TODAY = "event_timestamp <= date_trunc('day', now())"
 TABLES = {
     "transactions": "raw.transactions",
     "customer days": "features.fct_customer_daily",
     "terminal days": "features.fct_terminal_daily",
-    "customer running totals": "features.fct_customer_today",
-    "terminal running totals": "features.fct_terminal_today",
+    "customer running totals": f"features.fct_customer_today where {BEFORE_TODAY}",
+    "terminal running totals": f"features.fct_terminal_today where {BEFORE_TODAY}",
     "subscribers": "features.fct_subscriber_profile",
 }
 METRICS = {
@@ -41,6 +45,7 @@ def connect(env: Mapping[str, str], prefix: str) -> psycopg.Connection:
         user=env[f"{prefix}_USER"],
         password=env[f"{prefix}_PASSWORD"],
         connect_timeout=5,
+        options="-c timezone=UTC",
     )
 
 
@@ -70,6 +75,7 @@ class Run:
     today: date
     last_day: date
     decisions: Sequence[Mapping[str, Any]]
+    stream: Mapping[str, Any]
     dags: Mapping[str, Any]
     seconds: Mapping[str, float]
     peak_mb: float
@@ -110,6 +116,7 @@ def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
             **_model(reports / "churn"),
         },
         "decisions": list(run.decisions),
+        "stream": dict(run.stream),
         "batch": {"data_date": str(run.last_day), "decisions": dict(batch)},
         "drift": {"verdict": drift["verdict"], "report": str(drift_report)},
         "dags": run.dags["dags"],
@@ -166,6 +173,7 @@ def render(report: Mapping[str, Any]) -> str:
     lines += [_decision(one) for one in report["decisions"]]
     counted = ", ".join(f"{count:,} {decision}" for decision, count in report["batch"]["decisions"].items())
     lines += [f"  Batch of {report['batch']['data_date']}: {counted}"]
+    lines += ["", *_stream(report["stream"])]
     lines += ["", f"Drift: {report['drift']['verdict']} ({report['drift']['report']})"]
     stages = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
     lines += [
@@ -175,6 +183,16 @@ def render(report: Mapping[str, Any]) -> str:
     lines += ["", "Still up (make status, make down):"]
     lines += [f"  {name:<12}{address}" for name, address in report["addresses"].items()]
     return "\n".join(lines)
+
+
+def _stream(stream: Mapping[str, Any]) -> list[str]:
+    before, after = stream["before"]["features"], stream["after"]["features"]
+    return [
+        f"Stream: customer {stream['customer_id']} paid {len(stream['payments'])} times just now; "
+        f"{stream['seconds']:.0f} s later, through the DAG, the next decision knows it",
+        f"  transactions of a day and now {before[COUNT]:>10.0f} before {after[COUNT]:>10.0f} after",
+        f"  mean amount                   {before[MEAN]:>10.2f} before {after[MEAN]:>10.2f} after",
+    ]
 
 
 def _decision(one: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from local_stack.demo.requests import ApiError
 from local_stack.instance import DEFAULT_INSTANCE, REPO_DIR, Instance, open_instance
 from local_stack.measure import PeakMemory, StageTimer
 from local_stack.parity.rehearsal import FEATURE_STORE, ParityError, Rehearsal, wrong_definition
-from local_stack.parity.replay import read_day
+from local_stack.transactions import read_day
 
 DEFINITION = REPO_DIR / FEATURE_STORE / "contracts/stream_aggregations/transactions_today.yaml"
 WRONG_TRANSACTIONS = 200

@@ -23,7 +23,8 @@ from psycopg import sql
 
 from local_stack import health, settings
 from local_stack.instance import REPO_DIR, Instance
-from local_stack.parity.replay import Conversation, Transaction, metric_sum, read_page
+from local_stack.parity.replay import Conversation, metric_sum, read_page
+from local_stack.transactions import TOPIC, Transaction
 
 FEATURE_STORE = "feature-store-management"
 CONFIGURATION = f"{FEATURE_STORE}/feast_repository/feature_store.yaml"
@@ -146,7 +147,7 @@ class Rehearsal:
                     url,
                     self.env["DEMO_API_KEY"],
                     self.env["KAFKA_BOOTSTRAP_SERVERS"],
-                    f"{prefix}transactions.v1",
+                    prefix + TOPIC,
                     applied,
                 )
                 conversation.hold(transactions, f"replay of {self.day} ({name})")

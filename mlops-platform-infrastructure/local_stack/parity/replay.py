@@ -8,69 +8,24 @@ sees exactly what happened strictly before it, without a pause for every single 
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from pathlib import Path
-from typing import Any
+from datetime import datetime
 
-import pyarrow.parquet as pq
 from kafka import KafkaProducer
 from tqdm import tqdm
 
 from local_stack.demo.requests import call
+from local_stack.transactions import Transaction, publish
 
 LARGEST_GROUP = 256
 CLIENTS = 4
 APPLIED_SECONDS = 60.0
 POLL_SECONDS = 0.02
-
-
-@dataclass(frozen=True)
-class Transaction:
-    """One card transaction of the landed day; `at` is UTC."""
-
-    transaction_id: int
-    at: datetime
-    customer_id: int
-    terminal_id: int
-    tx_amount: float
-
-    @property
-    def time_text(self) -> str:
-        """The time as RFC 3339 with microseconds and `Z`."""
-        return self.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-    def body(self) -> dict[str, Any]:
-        """Return it as the fraud API's request and as the topic's value: both have these five fields."""
-        return {
-            "transaction_id": self.transaction_id,
-            "tx_datetime": self.time_text,
-            "customer_id": self.customer_id,
-            "terminal_id": self.terminal_id,
-            "tx_amount": self.tx_amount,
-        }
-
-
-def read_day(landing: Path, day: date) -> list[Transaction]:
-    """Return the landed transactions of a day, in order of time and number."""
-    rows = pq.read_table(landing / f"transactions_{day}.parquet").to_pylist()
-    transactions = [
-        Transaction(
-            row["transaction_id"],
-            row["tx_datetime"],
-            row["customer_id"],
-            row["terminal_id"],
-            row["tx_amount"],
-        )
-        for row in rows
-    ]
-    return sorted(transactions, key=lambda one: (one.at, one.transaction_id))
 
 
 def independent_groups(
@@ -145,13 +100,7 @@ class Conversation:
                 sent = 0
                 for group in independent_groups(transactions):
                     list(clients.map(self._ask, group))
-                    for one in group:
-                        producer.send(
-                            self.topic,
-                            key=str(one.customer_id).encode(),
-                            value=json.dumps(one.body()).encode(),
-                        )
-                    producer.flush()
+                    publish(producer, self.topic, group)
                     sent += len(group)
                     self._wait(begun + sent)
                     groups += 1

@@ -181,7 +181,9 @@ def test_signature_bundle_and_contract_name_the_same_features(env, tmp_path, mon
 def test_every_decision_has_exactly_one_record(demo, env):
     rows = query(env, "DECISIONS_DB", "select request_id, score, decision from decisions.decision_records")
     recorded = {row["request_id"]: row for row in rows}
-    assert len(rows) == len(recorded) == len(demo["decisions"])
+    of_the_stream = [demo["stream"][when]["request_id"] for when in ("before", "after")]
+    assert len(rows) == len(recorded)
+    assert set(recorded) == {one["request_id"] for one in demo["decisions"]} | set(of_the_stream)
     for one in demo["decisions"]:
         assert recorded[one["request_id"]]["score"] == one["score"]
         assert recorded[one["request_id"]]["decision"] == one["decision"]
@@ -195,6 +197,23 @@ def test_large_amounts_score_above_genuine_ones(demo):
     genuine = [one["score"] for one in fraud if one["known_as"] == "genuine"]
     assert large
     assert min(large) > max(genuine)
+
+
+def test_a_payment_is_a_served_feature_seconds_later(demo, oracle):
+    stream = demo["stream"]
+    for when, known in (("before", []), ("after", stream["payments"])):
+        features = stream[when]["features"]
+        at = pd.Timestamp(stream["payments"][-1]["tx_datetime"]) + pd.Timedelta(seconds=1)
+        customer, terminal = stream["customer_id"], stream["terminal_id"]
+        expected = oracle.features(customer, terminal, at, stream["payments"][0]["tx_amount"])
+        for days in (1, 7, 30):
+            count, mean = f"customer_tx_count_{days}d", f"customer_tx_amount_mean_{days}d"
+            total = expected[count] * expected[mean] + sum(one["tx_amount"] for one in known)
+            assert features[count] == expected[count] + len(known)
+            assert features[mean] == pytest.approx(total / (expected[count] + len(known)), rel=1e-9)
+            assert features[f"terminal_tx_count_{days}d"] == expected[f"terminal_tx_count_{days}d"] + len(
+                known
+            )
 
 
 def test_strangers_are_answered_and_flagged(demo):

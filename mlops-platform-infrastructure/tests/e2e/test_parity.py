@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from local_stack.instance import open_instance
-from local_stack.parity.replay import read_day
+from local_stack.transactions import read_day
 
 pytestmark = pytest.mark.e2e
 INSTANCE = "test"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from local_stack.parity.__main__ import DEFINITION
 from local_stack.parity.rehearsal import wrong_definition
-from local_stack.parity.replay import Transaction, independent_groups, metric_sum
+from local_stack.parity.replay import independent_groups, metric_sum
+from local_stack.transactions import Transaction
 
 MIDNIGHT = datetime(2026, 11, 20, tzinfo=UTC)
 
