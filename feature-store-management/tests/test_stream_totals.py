@@ -95,13 +95,13 @@ def naive(log: list[Arrival], limits: Limits) -> list[TotalsRow | str | None]:
     return outcomes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrivals())
 def test_rows_equal_the_naive_oracle(log: list[Arrival]):
     assert run(log, totals()) == naive(log, LIMITS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrivals(), st.data())
 def test_a_restart_anywhere_changes_nothing(log: list[Arrival], data: st.DataObject):
     whole = totals()
@@ -131,7 +131,7 @@ def test_in_the_end_neither_order_nor_duplicates_show(log: list[Arrival], random
     assert online[0] == online[1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(arrivals())
 def test_the_last_online_row_is_the_newest_day(log: list[Arrival]):
     """What the rows wrote online, one after the other and newest first, is what a rebuild would write."""
@@ -178,6 +178,14 @@ def test_a_day_that_is_no_longer_kept_is_refused_and_forgotten():
     assert state.first_offsets == {FIRST_DAY + 2: 2, FIRST_DAY + 3: 3}
     assert {row.entity for row in state.newest_rows()} == {2, 3}
     assert run([(event(9), (FIRST_DAY + 1) * DAY_US, known)], state) == ["too_late"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "cents"),
+    [(0.005, 0), (0.015, 2), (0.025, 2), (1.005, 100), (19.99, 1_999), (1_000_000.0, 10**8)],
+)
+def test_a_half_cent_goes_to_the_even_one(amount: float, cents: int):
+    assert whole_cents(amount) == cents
 
 
 @given(st.floats(0, 1_000_000))

@@ -8,6 +8,7 @@ group. Outages of broker, Redis or database are waited out.
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import sys
 import threading
@@ -17,7 +18,6 @@ from pathlib import Path
 import psycopg
 import redis
 from kafka.errors import KafkaError
-from tenacity import RetryCallState, wait_random_exponential
 
 from data_source_connectors.database_connector import DatabaseSettings, DatabaseUnavailableError
 from data_source_connectors.kafka_consumer_utils import BrokerUnavailableError, KafkaSettings
@@ -47,9 +47,7 @@ LONGEST_WAIT_SECONDS = 10
 
 def waiting_seconds(attempt: int) -> float:
     """Return how long to wait before the next attempt: random, growing to some seconds."""
-    state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
-    state.attempt_number = attempt
-    return wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT_SECONDS, min=0.2)(state)
+    return random.uniform(0.2, min(LONGEST_WAIT_SECONDS, 0.5 * 2 ** min(attempt, 10)))  # noqa: S311
 
 
 def process(

@@ -254,7 +254,10 @@ class Session:
     def _process(self, polled: dict[TopicPartition, list[ConsumerRecord]]) -> None:
         ready: list[ConsumerRecord] = []
         for at, records in polled.items():
-            partition = self._partitions[at]
+            partition = self._partitions.get(at)
+            if partition is None:
+                # Between two assignments; whoever has it next reads them.
+                continue
             self._check_log(partition, records[0].offset)
             partition.fetched = records[-1].offset + 1
             if at.topic != self._source or partition.rebuilding:
