@@ -290,7 +290,10 @@ class Session:
                 f"{partition.at.topic}[{partition.at.partition}] ends at {end}, but was processed up to "
                 f"{partition.live_from}: it is another log. Give the processor a new STREAM_CONSUMER_GROUP"
             )
-        return max(0, end - partition.fetched)
+        if partition.fetched >= end:
+            return 0
+        # Beyond the last message there may be marks of transactions, which only the client sees.
+        return max(0, end - self._consumer.position(partition.at))
 
     def _hold_back(self) -> None:
         for at in self._partitions:
