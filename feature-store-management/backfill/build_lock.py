@@ -6,6 +6,7 @@ is free again the moment its holder ends, however it ends.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ class BuildSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FEATURE_STORE_", frozen=True)
 
     schema_prefix: str = Field(default="", pattern="^([a-z][a-z0-9_]*)?$")
-    build_lock_wait_seconds: float = Field(default=60.0, ge=0)
+    build_lock_wait_seconds: float = Field(default=600.0, ge=0)
 
 
 @contextmanager
@@ -42,12 +43,20 @@ def build_lock(database: DatabaseSettings, build: BuildSettings, *, builder: str
     key = f"feature_store.build.{build.schema_prefix}"
     with connect(database, application_name=builder) as connection:
         deadline = time.monotonic() + build.build_lock_wait_seconds
+        said = False
         while not _try_lock(connection, key):
             if time.monotonic() >= deadline:
                 raise BuildRunningError(
                     f"the feature tables are being built by {_holder(connection, key)}; waited"
                     f" {build.build_lock_wait_seconds:g} s (FEATURE_STORE_BUILD_LOCK_WAIT_SECONDS)"
                 )
+            if not said:
+                print(
+                    f"waiting: the tables are built by {_holder(connection, key)}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                said = True
             time.sleep(POLL_SECONDS)
         yield connection
 
