@@ -12,9 +12,9 @@ from data_source_connectors.settings import SettingsError, read_settings
 from data_transformation_pipelines.spark_jobs_feast.build_daily_windows import (
     asked_span,
     main,
-    one_line,
     span_to_build,
 )
+from data_transformation_pipelines.spark_jobs_feast.command_errors import one_line
 from data_transformation_pipelines.spark_jobs_feast.daily_windows import Span, first_raw_day
 from data_transformation_pipelines.spark_jobs_feast.raw_sources import SourceError, date_of, day_number
 from data_transformation_pipelines.spark_jobs_feast.spark_session import (

@@ -49,6 +49,7 @@ from data_transformation_pipelines.python_scripts_feast.label_maturity import (
     read_label_maturity,
 )
 
+from .command_errors import one_line
 from .daily_windows import RawFrames, Span, customer_daily, first_raw_day, terminal_daily
 from .feature_tables import (
     CUSTOMER_DAILY,
@@ -268,13 +269,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = write_report(settings.reports.reports_dir, f"{COMMAND}.json", report)
     print(f"{report['seconds']:.1f} s; report {path}")
     return code
-
-
-def one_line(error: Exception) -> str:
-    """Return the error's reason without the JVM's stack."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in lines if line.startswith("Caused by:") or "Exception: " in line]
-    return " ".join(dict.fromkeys([*lines[:1], *causes[-1:]]))[:1000]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pyspark.sql import SparkSession
 
+ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 LOCAL_SHUFFLE_PARTITIONS = 8
 # What Spark asks for and this runtime lacks: a module to vectorise arithmetic, a package that Java dropped.
@@ -147,8 +148,11 @@ def spark_session(application: str, settings: SparkSettings, **more: str) -> Ite
     folder = scratch_folder()
     conf = configuration(settings, folder) | {name.replace("__", "."): value for name, value in more.items()}
     os.environ["JAVA_HOME"] = str(java_home(folder))
-    # Executors in local mode are this Python's children.
+    # Python's workers run in this environment, and find this root wherever the command was started.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(ROOT) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), *paths]))
     if settings.is_local:
         os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
     builder = SparkSession.builder.appName(application).master(settings.master)
