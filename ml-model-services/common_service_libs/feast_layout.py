@@ -25,9 +25,9 @@ _MASK = 0xFFFFFFFF
 INT64_HEAD = struct.pack("<II", INT64_TYPE, _INT64.size)
 """What precedes the eight bytes of an int64 value in a key."""
 
-# What the continuation bits of a varint add to the sum of its shifted bytes.
+# What the continuation bits of a varint of four or five bytes add to the sum of its shifted bytes.
 _THREE_HIGH_BITS = 0x80 * (1 + (1 << 7) + (1 << 14))
-_FOUR_HIGH_BITS = _THREE_HIGH_BITS + 0x80 * (1 << 21)
+_FOUR_HIGH_BITS = _THREE_HIGH_BITS + (0x80 << 21)
 
 WHOLE_SECONDS_BYTES = 6
 """The length of an event time of whole seconds, between 1978 and 3058."""
@@ -150,23 +150,21 @@ def _decode_any(data: bytes) -> FeatureValue:
 
 def decode_timestamp(data: bytes) -> float:
     """Return the epoch seconds in a serialized protobuf Timestamp; raises ValueError for other bytes."""
-    size = len(data)
-    if size >= 6 and data[0] == 0x08:
-        _, a, b, c, d, e = data[:6]
-        if a & b & c & d & 0x80 and e < 0x80:  # seconds of five bytes: the years 1978 to 3058
-            seconds = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS
-            if size == 6:
-                return float(seconds)
-            if size == 12 and data[6] == 0x10:  # nanoseconds of five bytes, or of four
-                a, b, c, d, e = data[7:]
-                if a & b & c & d & 0x80 and e < 0x80:
-                    nanos = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS
-                    return (seconds * 1_000_000_000 + nanos) / 1_000_000_000
-            elif size == 11 and data[6] == 0x10:
-                a, b, c, d = data[7:]
-                if a & b & c & 0x80 and d < 0x80:
-                    nanos = a + (b << 7) + (c << 14) + (d << 21) - _THREE_HIGH_BITS
-                    return (seconds * 1_000_000_000 + nanos) / 1_000_000_000
+    # The common forms, unrolled: five bytes for the seconds (1978 to 3058), five or four for the fraction.
+    if len(data) == 12:
+        tag, a, b, c, d, e, fraction_tag, f, g, h, i, j = data
+        if tag == 0x08 and fraction_tag == 0x10 and a & b & c & d & f & g & h & i & 0x80 and (e | j) < 0x80:
+            nanos = f + (g << 7) + (h << 14) + (i << 21) + (j << 28) - _FOUR_HIGH_BITS
+            if nanos % 1000 == 0:
+                seconds = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS
+                return (seconds * 1_000_000 + nanos // 1000) / 1_000_000
+    elif len(data) == 11:
+        tag, a, b, c, d, e, fraction_tag, f, g, h, i = data
+        if tag == 0x08 and fraction_tag == 0x10 and a & b & c & d & f & g & h & 0x80 and (e | i) < 0x80:
+            nanos = f + (g << 7) + (h << 14) + (i << 21) - _THREE_HIGH_BITS
+            if nanos % 1000 == 0:
+                seconds = a + (b << 7) + (c << 14) + (d << 21) + (e << 28) - _FOUR_HIGH_BITS
+                return (seconds * 1_000_000 + nanos // 1000) / 1_000_000
     return _decode_any_timestamp(data)
 
 

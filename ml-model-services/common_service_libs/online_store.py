@@ -100,9 +100,10 @@ class _EntityDecoder:
         for data, (view, ttl) in zip(reply[self._times], self._ttls):  # noqa: B905 - as long, and faster
             if data is None:
                 return False
-            times[view] = time = self._event_time(data)
+            time = self._time(data) if len(data) <= WHOLE_SECONDS_BYTES else decode_timestamp(data)
             if as_of - time > ttl:
                 return False
+            times[view] = time
         return True
 
     def _event_time(self, data: bytes) -> float:
