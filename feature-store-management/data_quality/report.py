@@ -195,7 +195,7 @@ def _volumes(volumes: Mapping[str, Fingerprints]) -> str:
             )
     if not axes.lines:
         return ""
-    axes.set(ylabel="rows a UTC day", yscale="log")
+    axes.set(ylabel="rows a UTC day", ylim=(0, None))
     axes.legend(fontsize="small")
     return f'<h2>Rows</h2><img alt="Rows a day" src="{_picture(figure)}">'
 
