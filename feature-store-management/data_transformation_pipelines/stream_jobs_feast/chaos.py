@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -172,6 +173,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--days", type=whole_number, default=DAYS, help="over so many days")
     parser.add_argument("--seed", type=int, default=0)
     options: argparse.Namespace = parser.parse_args(arguments)
+    # Leave nothing behind, however it ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         folder = read_settings(ReportSettings).reports_dir
         report = run(options.events, options.kills, days=options.days, seed=options.seed)
