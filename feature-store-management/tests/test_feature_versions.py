@@ -117,10 +117,10 @@ def test_a_table_that_is_read_now_or_no_more_is_named(copy: Path):
 
 
 def test_a_published_version_does_not_vanish_and_a_new_one_is_locked(copy: Path):
-    (copy / CONTRACT).rename(copy / CONTRACT.with_stem("fraud_detection_v2"))
+    (copy / CONTRACT).rename(copy / CONTRACT.with_stem("fraud_detection_v99"))
     assert [str(difference) for difference in check(Definitions(copy))] == [
         "fraud_detection_v1: the service is gone, though its version is published",
-        "fraud_detection_v2: the service is not locked yet",
+        "fraud_detection_v99: the service is not locked yet",
     ]
 
 
@@ -146,41 +146,43 @@ def test_a_lock_that_cannot_be_read_is_named(copy: Path):
 
 def test_a_new_version_stands_beside_the_old_one_which_stays_as_it_was(copy: Path):
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    taken = {int(path.stem.rpartition("_v")[2]) for path in copy.glob("contracts/*/fraud_detection_v*.yaml")}
+    new = f"v{max(taken) + 1}"
     files = new_version(Definitions(copy), "fraud_detection_v1", ["customer_daily", "terminal_daily"])
     sources = copy / "feast_repository/data_sources.py"
     assert [path for path, content in before.items() if path.read_bytes() != content] == [sources]
     assert sources.read_bytes().startswith(before[sources])
     assert {path.relative_to(copy).as_posix() for path in files} - {"feast_repository/data_sources.py"} == {
-        "contracts/feature_services/fraud_detection_v2.yaml",
-        "feast_repository/feature_services/fraud_detection_v2.py",
-        "feast_repository/feature_views/customer_daily_v2.py",
-        "feast_repository/feature_views/terminal_daily_v2.py",
-        "feast_repository/feature_views/transaction_on_demand_v2.py",
-        *(f"{MODELS}/marts/fct_customer_daily_v2.{kind}" for kind in ("sql", "yml")),
-        *(f"{MODELS}/marts/fct_terminal_daily_v2.{kind}" for kind in ("sql", "yml")),
+        f"contracts/feature_services/fraud_detection_{new}.yaml",
+        f"feast_repository/feature_services/fraud_detection_{new}.py",
+        f"feast_repository/feature_views/customer_daily_{new}.py",
+        f"feast_repository/feature_views/terminal_daily_{new}.py",
+        f"feast_repository/feature_views/transaction_on_demand_{new}.py",
+        *(f"{MODELS}/marts/fct_customer_daily_{new}.{kind}" for kind in ("sql", "yml")),
+        *(f"{MODELS}/marts/fct_terminal_daily_{new}.{kind}" for kind in ("sql", "yml")),
     }
-    text = (copy / CONTRACT.with_stem("fraud_detection_v2")).read_text()
-    contract = parse_contract(text, "fraud_detection_v2.yaml")
+    text = (copy / CONTRACT.with_stem(f"fraud_detection_{new}")).read_text()
+    contract = parse_contract(text, "the new one")
     assert [view.name for view in contract.views] == [
-        *("customer_daily_v2", "customer_today", "terminal_daily_v2", "terminal_today"),
+        *(f"customer_daily_{new}", "customer_today", f"terminal_daily_{new}", "terminal_today"),
     ]
     assert contract.on_demand is not None
-    assert contract.on_demand.view == "transaction_on_demand_v2"
-    assert [str(difference) for difference in check(Definitions(copy))] == [
-        "fraud_detection_v2: the service is not locked yet"
+    assert contract.on_demand.view == f"transaction_on_demand_{new}"
+    definitions = Definitions(copy)
+    assert [str(difference) for difference in check(definitions)] == [
+        f"fraud_detection_{new}: the service is not locked yet"
     ]
-    parts = Definitions(copy).parts("fraud_detection_v2")
-    old = Definitions(copy).parts("fraud_detection_v1")
-    assert parts["model fct_customer_daily_v2"] == old["model fct_customer_daily"]
+    parts, old = definitions.parts(f"fraud_detection_{new}"), definitions.parts("fraud_detection_v1")
+    assert parts[f"model fct_customer_daily_{new}"] == old["model fct_customer_daily"]
     assert parts["model int_customer_daily_totals"] == old["model int_customer_daily_totals"]
-    third = new_version(Definitions(copy), "fraud_detection_v2", ["customer_daily_v2"])
-    assert copy / "feast_repository/feature_views/customer_daily_v3.py" in third
+    next_one = new_version(Definitions(copy), f"fraud_detection_{new}", [f"customer_daily_{new}"])
+    assert copy / f"feast_repository/feature_views/customer_daily_v{max(taken) + 2}.py" in next_one
 
 
 @pytest.mark.parametrize(
     ("service", "views", "message"),
     [
-        ("fraud_detection_v9", ["customer_daily"], "no feature service is named fraud_detection_v9"),
+        ("fraud_detection_v0", ["customer_daily"], "no feature service is named fraud_detection_v0"),
         ("fraud_detection_v1", ["subscriber_profile"], "has no view subscriber_profile"),
         ("fraud_detection_v1", ["customer_today"], "customer_today is kept by a stream too"),
     ],
