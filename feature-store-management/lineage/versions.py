@@ -108,9 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         files = new_version(definitions, arguments.new_version, arguments.views)
         print("written:", *(f"  {path.relative_to(definitions.root)}" for path in files), sep="\n")
         print("edit what changes in them, then:")
-        print(
-            "  make format, python -m backfill, run_feast_apply.sh, python -m lineage.versions --accept REASON"
-        )
+        print("  make format, python -m backfill, run_feast_apply.sh, lineage.versions --accept REASON")
         return 0
     if arguments.accept:
         found = accept(definitions, arguments.accept)
