@@ -24,6 +24,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 BATCH_BYTES = 8 * 2**20
+UNANSWERED_BYTES_TIMEOUT_MS = 30_000
 # The server sorts a view's rows by key: in memory, where they are not too many.
 SESSION = "-c timezone=UTC -c work_mem=64MB -c application_name=materialize"
 # Arrow has no type for some of PostgreSQL's, such as numeric; these are cast as Feast casts them.
@@ -80,6 +81,7 @@ class FeatureDatabase:
             sslcert=settings.sslcert_path,
             sslrootcert=settings.sslrootcert_path,
             connect_timeout=10,
+            tcp_user_timeout=UNANSWERED_BYTES_TIMEOUT_MS,
             options=SESSION,
         )
 

@@ -306,6 +306,16 @@ def test_rows_of_different_fields_are_written_as_feast_does(client: redis.Redis,
     assert sorted(map(len, ours.values())) == [1, 2]
 
 
+@pytest.mark.parametrize("broken", [b"\x08", b"\x1a\x01x", b"\x08" + b"\xff" * 12, b"yesterday"])
+def test_a_time_that_can_not_be_read_counts_as_none(client: redis.Redis, project: str, broken: bytes):
+    writer = row_writer(client, project)
+    write(writer, [5], 1, "newer")
+    [key] = stored(client, project)
+    client.hset(key, time_field("view"), broken)
+    assert write(writer, [4], 2, "newer") == 1
+    assert marks(stored(client, project)) == [2]
+
+
 def test_a_view_of_many_fields_is_written_whole(client: redis.Redis, project: str):
     """More than Lua passes in one call."""
     fields = [(f"field_{at}", "int64") for at in range(305)]
