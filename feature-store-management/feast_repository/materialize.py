@@ -178,8 +178,8 @@ def main(arguments: list[str]) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="run_feast_materialize_incremental.sh",
-        description="Write the newest feature values up to END into the online store. Safe to rerun; a killed "
-        "run continues.",
+        description="Write the newest feature values up to END into the online store. "
+        "Safe to rerun; a killed run continues.",
     )
     end_help = "date or time, UTC without an offset; default: now"
     start_help = "write from START on, even over newer values"
