@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 from kafka import TopicPartition
+from pyspark.errors import StreamingQueryException
 
 from data_source_connectors.kafka_consumer_utils import BrokerUnavailableError, KafkaSettings
-from data_transformation_pipelines.spark_jobs_feast import kafka_source
+from data_transformation_pipelines.spark_jobs_feast import kafka_source, process_market_stream
 from data_transformation_pipelines.spark_jobs_feast.kafka_source import (
     KafkaPythonReader,
     OffsetRange,
@@ -24,6 +25,7 @@ from data_transformation_pipelines.spark_jobs_feast.process_market_stream import
     StreamJob,
     follow,
     is_outage,
+    process,
 )
 from data_transformation_pipelines.spark_jobs_feast.stored_totals import StoredTotals
 from data_transformation_pipelines.stream_jobs_feast.aggregation_contract import load_definition
@@ -267,6 +269,13 @@ class Query:
     def processAllAvailable(self) -> None:  # noqa: N802 (Spark's name)
         self.calls.append(f"{self.name} caught up")
 
+    @property
+    def isActive(self) -> bool:  # noqa: N802 (Spark's name)
+        return self.name != "terminals"
+
+    def awaitTermination(self) -> None:  # noqa: N802 (Spark's name)
+        raise StreamingQueryException("redis.exceptions.ConnectionError: refused")
+
     def stop(self) -> None:
         self.calls.append(f"{self.name} stopped")
 
@@ -281,3 +290,40 @@ def test_views_catch_up_in_order_before_any_is_stopped():
         "customers stopped",
         "terminals stopped",
     ]
+
+
+def test_what_ends_one_view_ends_all_and_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(process_market_stream, "CHECK_SECONDS", 0.01)
+    calls: list[str] = []
+    queries: Any = [Query(calls, "customers"), Query(calls, "terminals")]
+    with pytest.raises(StreamingQueryException, match="refused"):
+        follow(queries, threading.Event(), until_caught_up=False)
+    assert calls == ["customers stopped", "terminals stopped"]
+
+
+def test_after_an_outage_the_queries_begin_again_and_after_a_fault_they_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(process_market_stream, "waiting_seconds", lambda attempt: 0.01 * attempt)
+    begun: list[int] = []
+
+    class Ending:
+        """Each life ends otherwise: an outage, an outage, a fault."""
+
+        lastProgress = None  # noqa: N815 (Spark's name)
+
+        def processAllAvailable(self) -> None:  # noqa: N802 (Spark's name)
+            reason = "kafka.errors.KafkaTimeoutError" if len(begun) < 3 else "TypeError"
+            raise StreamingQueryException(reason)
+
+        def stop(self) -> None:
+            begun.append(-1)
+
+    def begin() -> Any:
+        begun[:] = [each for each in begun if each > 0]
+        begun.append(len(begun) + 1)
+        return [Ending()]
+
+    with pytest.raises(StreamingQueryException, match="TypeError"):
+        process(begin, threading.Event(), until_caught_up=True)
+    assert [each for each in begun if each > 0] == [1, 2, 3]

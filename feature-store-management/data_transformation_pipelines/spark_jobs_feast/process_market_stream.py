@@ -81,6 +81,7 @@ log = logging.getLogger("market_stream")
 # What a row of a batch is: totals to write, a message to forward, a message that was refused.
 TOTALS, FORWARD, LETTER = 0, 1, 2
 FLUSH_SECONDS = 40
+CHECK_SECONDS = 0.5
 # As the tasks' errors name them; they reach the driver as text. The last is a machine with too much to do.
 OUTAGES = (
     "redis.exceptions.",
@@ -282,9 +283,12 @@ def follow(queries: list[StreamingQuery], stop: threading.Event, *, until_caught
             for query in queries:
                 query.processAllAvailable()
             return
-        while not stop.wait(0.5):
+        while not stop.wait(CHECK_SECONDS):
             for query in queries:
-                query.awaitTermination(0)
+                if not query.isActive:
+                    # Raises what ended it.
+                    query.awaitTermination()
+                    return
     finally:
         for query in queries:
             query.stop()
