@@ -35,14 +35,15 @@ READ_ROWS = 1_000_000
 class Extract:
     """Which rows of a table are needed; times in microseconds since the epoch (UTC), both ends included.
 
-    Every bound only spares reading: the join leaves out itself what must not be seen.
+    Every bound only spares reading: the join leaves out itself what must not be seen. There is none on
+    created_timestamp, for it would spare next to nothing and be checked for every row.
     """
 
     key: str
     fields: Sequence[str]
     true_since: int | None
-    known_until: int
-    keys: tuple[int, int]
+    true_until: int
+    keys: tuple[int, int] | None = None
     few_keys: Sequence[int] = field(default=())
 
     @property
@@ -86,17 +87,14 @@ class PostgresTables:
 
     def read(self, view: str, extract: Extract) -> pa.Table:
         """Read the rows by binary COPY; raises SourceError and FeatureTableError."""
-        conditions = [
-            sql.SQL("{} <= {}").format(sql.Identifier(time), _moment(extract.known_until)) for time in TIMES
-        ]
+        event, key = sql.Identifier(EVENT), sql.Identifier(extract.key)
+        conditions = [sql.SQL("{} <= {}").format(event, _moment(extract.true_until))]
         if extract.true_since is not None:
-            conditions.append(sql.SQL("{} >= {}").format(sql.Identifier(EVENT), _moment(extract.true_since)))
-        key = sql.Identifier(extract.key)
+            conditions.append(sql.SQL("{} >= {}").format(event, _moment(extract.true_since)))
         if extract.few_keys:
-            conditions.append(
-                sql.SQL("{} = any ({}::bigint[])").format(key, sql.Literal(list(extract.few_keys)))
-            )
-        else:
+            few = sql.Literal(list(extract.few_keys))
+            conditions.append(sql.SQL("{} = any ({}::bigint[])").format(key, few))
+        elif extract.keys is not None:
             low, high = map(sql.Literal, extract.keys)
             conditions.append(sql.SQL("{} between {} and {}").format(key, low, high))
         query = sql.SQL("select {} from {} where {}").format(
@@ -133,11 +131,14 @@ class ParquetTables:
             kind = dataset.schema.field(name).type
             if not pa.types.is_timestamp(kind) or kind.tz is None:
                 raise FeatureTableError(f"{self.name(view)}: {name} is {kind}, not a time with a zone")
-        until, (low, high) = _arrow_moment(extract.known_until), extract.keys
-        wanted = (pc.field(EVENT) <= until) & (pc.field(CREATED) <= until)
-        wanted &= (pc.field(extract.key) >= low) & (pc.field(extract.key) <= high)
+        wanted = pc.field(EVENT) <= _arrow_moment(extract.true_until)
         if extract.true_since is not None:
             wanted &= pc.field(EVENT) >= _arrow_moment(extract.true_since)
+        if extract.few_keys:
+            wanted &= pc.field(extract.key).isin(extract.few_keys)
+        elif extract.keys is not None:
+            low, high = extract.keys
+            wanted &= (pc.field(extract.key) >= low) & (pc.field(extract.key) <= high)
         return dataset.to_table(columns=extract.columns, filter=wanted)
 
     def _dataset(self, view: str) -> ds.Dataset:

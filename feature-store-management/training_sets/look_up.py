@@ -77,19 +77,20 @@ class ViewReader:
         """Return the view's values for each key as of its moment (microseconds since the epoch, UTC)."""
         parts: list[tuple[Integers, Looked]] = []
         for asked in slices(keys, moments, self.tables.rows(self.view.name), self.ttl, self.slice_rows):
-            parts.append((asked, self._look_up_slice(keys[asked], moments[asked])))
+            whole = len(asked) == len(keys)
+            parts.append((asked, self._look_up_slice(keys[asked], moments[asked], whole)))
         looked = parts[0][1] if len(parts) == 1 else _in_order(parts)
         self.reading.entity_rows_without_value += int((looked.missing | looked.stale).sum())
         return looked
 
-    def _look_up_slice(self, keys: Integers, moments: Integers) -> Looked:
+    def _look_up_slice(self, keys: Integers, moments: Integers, whole: bool) -> Looked:
         few = np.unique(keys) if len(keys) <= FEW_QUESTIONS else keys
         extract = Extract(
             key=self.key,
             fields=self.fields,
             true_since=None if self.keeps_stale else int(moments.min()) - self.ttl,
-            known_until=int(moments.max()),
-            keys=(int(keys.min()), int(keys.max())),
+            true_until=int(moments.max()),
+            keys=None if whole else (int(keys.min()), int(keys.max())),
             few_keys=few.tolist() if len(few) <= FEW_KEYS else (),
         )
         table = self.tables.read(self.view.name, extract)
