@@ -576,7 +576,11 @@ def test_a_missing_table_is_named(rehearsal: Rehearsal, tmp_path: Path):
 
 def test_redis_must_not_be_reachable_for_the_test_of_outages_to_mean_anything(proxies: dict[str, Proxy]):
     client = redis.Redis(
-        "127.0.0.1", proxies["redis"].port, password=os.environ["REDIS_PASSWORD"], socket_timeout=5
+        "127.0.0.1",
+        proxies["redis"].port,
+        password=os.environ["REDIS_PASSWORD"],
+        socket_timeout=5,
+        retry=None,
     )
     assert client.ping()
     proxies["redis"].cut()
