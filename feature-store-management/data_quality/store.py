@@ -95,7 +95,7 @@ def create_tables(connection: Connection, schemas: Schemas) -> None:
 
 
 def fingerprints(connection: Connection, suite: Suite, schemas: Schemas) -> Fingerprints:
-    """Return a fingerprint of each UTC day's rows: their number, and a hash over them."""
+    """Return a fingerprint of each UTC day: number of rows, a hash over them, and the suite's definition."""
     if suite.day is None:
         return {}
     column = sql.Identifier(suite.day.column)
@@ -106,11 +106,11 @@ def fingerprints(connection: Connection, suite: Suite, schemas: Schemas) -> Fing
             " where {column} is not null group by 1"
         ).format(day=day, column=column, table=sql.Identifier(*schemas.table(suite.table).split(".")))
     )
-    return dict(rows.fetchall())
+    return {day: f"{text}:{suite.definition}" for day, text in rows}
 
 
 def changed_days(connection: Connection, suite: Suite, now: Mapping[date, str]) -> set[date]:
-    """Return the days whose rows are not those that last passed: new, changed or gone."""
+    """Return the days that did not pass as they are now: rows new, changed or gone, or another suite."""
     rows = connection.execute("select day, fingerprint from passed_days where suite = %s", (suite.name,))
     passed: dict[date, str] = dict(rows.fetchall())
     return {day for day in now.keys() | passed.keys() if now.get(day) != passed.get(day)}

@@ -8,6 +8,7 @@ names, `{from_day}` and `{to_day}` the first and last UTC day under check as SQL
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,11 @@ class Suite(_Frozen):
     day: Day | None = None
     contract: str | None = None
     expectations: tuple[Expectation, ...]
+
+    @property
+    def definition(self) -> str:
+        """What identifies the suite as it is now: rows that passed another have not passed this."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,13 @@ def test_rows_are_those_of_the_days_and_those_without_a_day():
     assert rows_under_check(by_date, Schemas(), None) == "select * from raw.things"
 
 
+def test_a_changed_suite_is_another_one():
+    suite = Suite.model_validate(GOOD)
+    stricter = {**GOOD["expectations"][0], "severity": "warning"}  # type: ignore[dict-item]
+    assert suite.definition == Suite.model_validate(GOOD).definition
+    assert suite.definition != Suite.model_validate({**GOOD, "expectations": [stricter]}).definition
+
+
 D = [date(2026, 11, day) for day in range(1, 11)]
 
 
