@@ -33,7 +33,7 @@ from data_transformation_pipelines.spark_jobs_feast.build_daily_windows import m
 from data_transformation_pipelines.spark_jobs_feast.raw_sources import LandingSource, SourceError
 from data_transformation_pipelines.spark_jobs_feast.spark_session import SparkSettings, spark_session
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", autouse=True)
