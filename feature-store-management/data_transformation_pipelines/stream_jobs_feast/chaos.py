@@ -95,13 +95,13 @@ def run(events: int, kills: int, *, days: int = DAYS, seed: int = 0) -> dict[str
         sender.start()
         # Every arrival is read once, every event once more by its terminal.
         total = len(arrivals) + events
-        marks = sorted(chance.uniform(0.02, 0.95) * total for _ in range(kills))
+        marks = [(number + chance.random()) / (kills + 1) * total for number in range(kills)]
         log_path = Path(rehearsal.environment["REPORTS_DIR"]) / "stream-chaos.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("wb") as log, tqdm(total=total, unit="message", mininterval=1) as progress:
             killed = 0
             for mark in marks:
-                _kill_at(rehearsal, log, mark + chance.uniform(0, 2_000), progress)
+                _kill_at(rehearsal, log, mark, total, progress)
                 killed += 1
             sender.join()
             if sender_error:
@@ -126,12 +126,13 @@ def run(events: int, kills: int, *, days: int = DAYS, seed: int = 0) -> dict[str
         }
 
 
-def _kill_at(rehearsal: Rehearsal, log: Any, mark: float, progress: tqdm) -> None:
-    """Run a processor until so many messages are durable, then kill it in the midst of the next."""
+def _kill_at(rehearsal: Rehearsal, log: Any, mark: float, total: int, progress: tqdm) -> None:
+    """Run a processor until so many messages are durable, some of them its own, then kill it in the midst."""
+    first, since = rehearsal.processed(), time.monotonic()
+    last = first
     processor = start_processor(rehearsal, log)
     try:
-        last, since = rehearsal.processed(), time.monotonic()
-        while (now := rehearsal.processed()) < mark:
+        while (now := rehearsal.processed()) < mark or first == now < total:
             progress.update(now - progress.n)
             if processor.poll() is not None:
                 raise StandstillError(f"the processor ended with {processor.returncode}")
