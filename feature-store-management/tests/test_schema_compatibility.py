@@ -206,7 +206,7 @@ SCALAR_SCHEMAS = st.one_of(
     ),
     st.builds(lambda value: {"const": value}, SCALARS),
 )
-NAMES = st.sampled_from(["a", "b", "c"])
+NAMES = st.sampled_from(["a", "b"])
 OBJECT_SCHEMAS = st.builds(
     lambda properties, required, more: {
         "type": "object",
@@ -214,27 +214,36 @@ OBJECT_SCHEMAS = st.builds(
         "required": required,
         "additionalProperties": more,
     },
-    st.dictionaries(NAMES, SCALAR_SCHEMAS, max_size=3),
+    st.dictionaries(NAMES, SCALAR_SCHEMAS, max_size=2),
     st.lists(NAMES, unique=True, max_size=2),
     st.one_of(st.booleans(), SCALAR_SCHEMAS),
 )
 SCHEMAS = st.one_of(
     SCALAR_SCHEMAS, OBJECT_SCHEMAS, st.builds(lambda items: {"type": "array", "items": items}, SCALAR_SCHEMAS)
 )
-DOCUMENTS = st.one_of(
-    SCALARS, st.dictionaries(NAMES, SCALARS, max_size=3), st.lists(SCALARS, min_size=1, max_size=2)
-)
+ABSENT = object()
+VALUES = [None, True, 0, 2, -3, 0.5, "", "ab"]
+# Every object of two fields over these values, each field also absent: what a checker forgets shows up here.
+DOCUMENTS = [
+    *VALUES,
+    *([value] for value in VALUES),
+    *(
+        {name: value for name, value in (("a", first), ("b", second)) if value is not ABSENT}
+        for first in [ABSENT, *VALUES]
+        for second in [ABSENT, *VALUES]
+    ),
+]
 
 
-@settings(max_examples=400, deadline=None)
-@given(writer=SCHEMAS, reader=SCHEMAS, documents=st.lists(DOCUMENTS, min_size=1, max_size=20))
-def test_what_is_let_through_is_never_contradicted_by_a_document(writer, reader, documents):
+@settings(max_examples=300, deadline=None)
+@given(pair=st.one_of(st.tuples(OBJECT_SCHEMAS, OBJECT_SCHEMAS), st.tuples(SCHEMAS, SCHEMAS)))
+def test_what_is_let_through_is_never_contradicted_by_a_document(pair):
+    writer, reader = pair
     if differences(writer, reader):
         return
-    reads = Draft202012Validator(reader)
-    for document in documents:
-        if Draft202012Validator(writer).is_valid(document):
-            assert reads.is_valid(document), (writer, reader, document)
+    writes, reads = Draft202012Validator(writer), Draft202012Validator(reader)
+    for document in DOCUMENTS:
+        assert not writes.is_valid(document) or reads.is_valid(document), (writer, reader, document)
 
 
 @settings(max_examples=100, deadline=None)
