@@ -29,7 +29,7 @@ WINDOWS = (1, 7, 30)
 FRAUD_DELAY_DAYS = 7
 DAY = timedelta(days=1)
 MICROSECOND = timedelta(microseconds=1)
-SCHEMAS = ("raw", "staging", "intermediate", "features", "labels", "feast")
+SCHEMAS = ("raw", "staging", "intermediate", "features", "labels", "feast", "quality", "stream")
 DAY_TABLES = (
     "features.fct_customer_daily",
     "features.fct_terminal_daily",

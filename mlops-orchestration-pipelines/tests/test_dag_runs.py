@@ -23,6 +23,7 @@ COMMANDS = {
     "feature-store-management": [
         f"{SCRIPTS}/load_transactions.py",
         f"{SCRIPTS}/load_subscribers.py",
+        f"{SCRIPTS}/load_movies.py",
         "data_quality/check.py",
         "scripts/run_dbt_for_feast.sh",
         "scripts/run_feast_apply.sh",
@@ -145,10 +146,11 @@ def test_the_whole_loop_runs_in_one_process_with_the_documented_arguments(settin
         ["batch_door.py", "--service", "fraud_detection_api", "--date", "2026-11-20"],
         ["calculate_concept_drift_scores.py", "--model", "fraud-detection-model", "--date", "2026-11-20"],
     ]
-    loaded = [call["argv"] for call in outcome.calls[:2]]
+    loaded = [call["argv"] for call in outcome.calls[:3]]
     assert ["load_transactions.py", "--source", "/data/landing/transactions"] in loaded
     assert ["load_subscribers.py", "--snapshot-date", "2026-10-01"] in loaded
-    assert [call["argv"] for call in outcome.calls[2:6]] == [
+    assert ["load_movies.py"] in loaded
+    assert [call["argv"] for call in outcome.calls[3:7]] == [
         ["check.py", "--level", "raw"],
         ["run_dbt_for_feast.sh"],
         ["check.py", "--level", "staging", "--level", "features"],
@@ -198,6 +200,7 @@ def test_a_failed_command_fails_the_run_says_why_and_succeeds_when_repaired(sett
     assert states(failed, "run_dbt_feast_models") == {
         "load_transactions": "failed",
         "load_subscribers": "skipped",
+        "load_movies": "success",
         "check_raw": "upstream_failed",
         "build_feature_tables": "upstream_failed",
         "check_features": "upstream_failed",
@@ -213,6 +216,7 @@ def test_a_failed_command_fails_the_run_says_why_and_succeeds_when_repaired(sett
     assert states(repaired, "run_dbt_feast_models") == {
         "load_transactions": "success",
         "load_subscribers": "skipped",
+        "load_movies": "success",
         "check_raw": "success",
         "build_feature_tables": "success",
         "check_features": "success",

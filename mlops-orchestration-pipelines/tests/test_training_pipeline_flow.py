@@ -148,7 +148,8 @@ def test_replacing_the_data_set_rebuilds_every_table(dag_bag):
 
 def test_nothing_is_built_or_published_before_it_is_checked(dag_bag):
     dag = dag_bag.dags["run_dbt_feast_models"]
-    assert dag.task_dict["check_raw"].upstream_task_ids == {"load_transactions", "load_subscribers"}
+    loads = {"load_transactions", "load_subscribers", "load_movies"}
+    assert dag.task_dict["check_raw"].upstream_task_ids == loads
     assert dag.task_dict["build_feature_tables"].upstream_task_ids == {"check_raw"}
     assert dag.task_dict["check_features"].upstream_task_ids == {"build_feature_tables"}
     assert [task.task_id for task in dag.tasks if task.outlets] == ["apply_feast"]

@@ -1,6 +1,6 @@
 """### Build the feature tables
 
-**What.** Loads landed transactions (and a snapshot of the subscribers, if `snapshot_date` names its day);
+**What.** Loads landed transactions and movies (a snapshot of the subscribers if `snapshot_date` names its day);
 builds the feature tables with dbt; applies the Feast definitions. Checks the raw rows before and the features
 after the build. Publishes `feature_tables`.
 
@@ -57,6 +57,7 @@ with DAG(
         options={"--snapshot-date": "{{ params.snapshot_date }}"},
         only_if="{{ params.snapshot_date }}",
     )
+    load_movies = command(task_id="load_movies", command=["python", "-m", f"{SCRIPTS}.load_movies"])
     check_raw = command(
         task_id="check_raw",
         command=["python", "-m", "data_quality.check", "--level", "raw"],
@@ -74,5 +75,5 @@ with DAG(
     apply_feast = command(
         task_id="apply_feast", command=["scripts/run_feast_apply.sh"], outlets=[FEATURE_TABLES]
     )
-    [load_transactions, load_subscribers] >> check_raw >> build_feature_tables
+    [load_transactions, load_subscribers, load_movies] >> check_raw >> build_feature_tables
     build_feature_tables >> check_features >> apply_feast
