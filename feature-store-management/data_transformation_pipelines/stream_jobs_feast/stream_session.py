@@ -253,6 +253,7 @@ class Session:
 
     def _process(self, polled: dict[TopicPartition, list[ConsumerRecord]]) -> None:
         ready: list[ConsumerRecord] = []
+        live: dict[int, list[ConsumerRecord]] = {}
         for at, records in polled.items():
             partition = self._partitions.get(at)
             if partition is None:
@@ -260,16 +261,22 @@ class Session:
                 continue
             self._check_log(partition, records[0].offset)
             partition.fetched = records[-1].offset + 1
-            if at.topic != self._source or partition.rebuilding:
-                ready += records
+            # What only rebuilds is forwarded nowhere; all else of the source waits for its turn, also where a
+            # fetch holds both: it may hold days.
+            old = sum(record.offset < partition.live_from for record in records)
+            ready += records if at.topic != self._source else records[:old]
+            if at.topic == self._source:
+                live[at.partition] = records[old:]
         for at, partition in self._partitions.items():
             if at.topic == self._source:
-                records = [] if partition.rebuilding else polled.get(at, [])
-                self._alignment.put(at.partition, records, self._lag(partition))
+                self._alignment.put(at.partition, live.get(at.partition, []), self._lag(partition))
         ready += self._alignment.take()
         for start in range(0, len(ready), CHUNK):
             self._process_chunk(ready[start : start + CHUNK])
         self._send_outgoing()
+        for partition in self._partitions.values():
+            if partition.rebuilding and partition.next_offset >= partition.live_from:
+                self._finish_rebuild(partition)
         self._hold_back()
 
     def _check_log(self, partition: _Partition, first: int) -> None:
