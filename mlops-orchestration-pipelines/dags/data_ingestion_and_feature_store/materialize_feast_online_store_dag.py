@@ -1,6 +1,6 @@
 """### Bring the online store up to date
 
-**What.** Copies the feature rows since the last materialization from the feature tables to Redis.
+**What.** Copies every feature value that is still valid from the feature tables to Redis.
 
 **When.** Whenever the asset `feature_tables` is published.
 
@@ -8,7 +8,7 @@
 
 **On failure.** Until it succeeds the APIs serve the previous day's totals, then (older than the view's TTL)
 the declared defaults, labelled in each reply. Check that Redis answers and has memory, then rerun; nothing is
-lost, the next run starts where the last successful one ended.
+lost: each run writes every value still valid, and one that was killed continues.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -1,6 +1,6 @@
 """### Build the feature tables
 
-**What.** Loads landed transactions and movies (a snapshot of the subscribers if `snapshot_date` names its day);
+**What.** Loads landed transactions and movies (a snapshot of subscribers if `snapshot_date` names its day);
 builds the feature tables with dbt; applies the Feast definitions. Checks the raw rows before and the features
 after the build. Publishes `feature_tables`.
 
