@@ -108,7 +108,7 @@ def _valkey(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, 
             "appendfsync everysec",
             'save ""',
             # An entity's features are one hash of dozens of fields. As a table, and not a list, each field is
-            # found at once: a row is written in half the time, for 2.7 times the memory (1.5 KB of 30 features).
+            # found at once: a row is written in half the time, for 2.7 times the memory (1.5 KB an entity).
             "hash-max-listpack-entries 8",
             # Rewriting the log while it grows fast slows every write.
             "auto-aof-rewrite-min-size 256mb",
