@@ -123,6 +123,7 @@ def test_a_contract_keeps_the_text_it_was_published_as() -> None:
         json.dumps({**CONTRACT, "features": []}),
         json.dumps({**CONTRACT, "features": [CONTRACT["features"][0]] * 2}),
         json.dumps({**CONTRACT, "features": [{**CONTRACT["features"][0], "on_missing": "default"}]}),
+        json.dumps({**CONTRACT, "features": [{**CONTRACT["features"][0], "on_stale": "use_stale"}]}),
     ],
 )
 def test_a_broken_contract_is_refused(text: str) -> None:

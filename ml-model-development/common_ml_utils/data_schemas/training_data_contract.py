@@ -70,10 +70,14 @@ class VectorFeature(_Published):
     source: str
     type: FieldType
     on_missing: Literal["default", "null", "fail"] = "null"
+    on_stale: Literal["null", "default", "use_stale", "fail"] | None = None
     default: float | str | None = None
 
     @model_validator(mode="after")
     def _default_is_given(self) -> VectorFeature:
+        if self.on_stale not in (None, self.on_missing):
+            # Feast's join gives null for both; the feature store's own training sets tell them apart.
+            raise ValueError(f"{self.name}: Feast's join cannot tell a stale value from a missing one")
         if self.on_missing == "default" and self.default is None:
             raise ValueError(f"{self.name}: on_missing is 'default' but no default is given")
         return self
