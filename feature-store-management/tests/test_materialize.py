@@ -93,13 +93,17 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Interval, Ties]]
     """What is written, without a database."""
     found: list[tuple[str, Interval, Ties]] = []
 
-    def write_view(  # noqa: PLR0917 (as the real one)
-        store: Any, database: Any, online: Any, view: Any, interval: Interval, ties: Ties
-    ) -> tuple[int, int]:
-        found.append((view.name, interval, ties))
-        return 3, 2
+    class Reading:
+        """A view on its way, without a database."""
 
-    monkeypatch.setattr(module, "write_view", write_view)
+        def __init__(self, *arguments: Any) -> None:
+            _, _, self.view, self.interval, self.ties, _ = arguments
+
+        def write(self) -> tuple[int, int]:
+            found.append((self.view.name, self.interval, self.ties))
+            return 3, 2
+
+    monkeypatch.setattr(module, "Reading", Reading)
     return found
 
 
@@ -182,10 +186,16 @@ def test_ties_depend_on_who_else_writes():
 
 
 def test_an_interrupted_run_is_not_noted_as_done(monkeypatch: pytest.MonkeyPatch):
-    def write_view(*arguments: Any) -> tuple[int, int]:
-        raise ConnectionError("gone")
+    class Reading:
+        """A view whose second batch does not come."""
 
-    monkeypatch.setattr(module, "write_view", write_view)
+        def __init__(self, *arguments: Any) -> None:
+            _, _, self.view, self.interval, _, _ = arguments
+
+        def write(self) -> tuple[int, int]:
+            raise ConnectionError("gone")
+
+    monkeypatch.setattr(module, "Reading", Reading)
     store = Store(view("a", DAY))
     with pytest.raises(ConnectionError):
         materialize(cast(FeatureStore, store), END, None)
