@@ -44,9 +44,7 @@ def remember(connection: Connection, prefix: str, now: dict[str, str]) -> None:
     schema = sql.Identifier(f"{prefix}intermediate")
     with connection.transaction(), connection.cursor() as cursor:
         columns = "(name text primary key, sha256 text not null)"
-        cursor.execute(
-            sql.SQL("create table if not exists {}.built_definitions " + columns).format(schema)
-        )
+        cursor.execute(sql.SQL("create table if not exists {}.built_definitions " + columns).format(schema))
         cursor.execute(sql.SQL("delete from {}.built_definitions").format(schema))
         insert = sql.SQL("insert into {}.built_definitions values (%s, %s)").format(schema)
         cursor.executemany(insert, list(now.items()))
