@@ -136,7 +136,7 @@ def test_the_whole_loop_runs_in_one_process_with_the_documented_arguments(settin
         "2026-11-21",
     )
     assert outcome.code == 0, outcome.output
-    assert [call["argv"] for call in outcome.calls][6:] == [
+    assert [call["argv"] for call in outcome.calls][7:] == [
         ["run_feast_materialize_incremental.sh", "2026-11-21T00:00:00+00:00"],
         ["train.py", "--as-of", "2026-11-21T00:00:00+00:00"],
         *sorted([["evaluate.py", "gate"], ["evaluate.py", "handbook"]], key=order_seen(outcome)),
