@@ -18,7 +18,11 @@ from data_transformation_pipelines.stream_jobs_feast.aggregation_contract import
     AggregationError,
     load_definition,
 )
-from data_transformation_pipelines.stream_jobs_feast.partition_alignment import STARVED_SECONDS, Alignment
+from data_transformation_pipelines.stream_jobs_feast.partition_alignment import (
+    STARVED_SECONDS,
+    Alignment,
+    Silence,
+)
 from data_transformation_pipelines.stream_jobs_feast.process_transaction_stream import (
     LONGEST_WAIT_SECONDS,
     waiting_seconds,
@@ -275,3 +279,15 @@ def test_lag_is_told_of_the_partitions_that_are_owned():
     assert 'stream_lag{partition="0",topic="transactions.v1"} 12.0' in page
     metrics.lag.values = {}
     assert "stream_lag{" not in generate_latest(metrics.registry).decode()
+
+
+def test_a_partition_that_has_more_and_gives_nothing_is_noticed_after_a_while() -> None:
+    now = [0.0]
+    silence = Silence(lambda: now[0], 20.0)
+    assert not silence.too_long("a"), "it was never asked before"
+    now[0] = 20.0
+    assert not silence.too_long("a")
+    now[0] = 20.1
+    assert silence.too_long("a")
+    silence.heard("a")
+    assert not silence.too_long("a")

@@ -77,3 +77,23 @@ class Alignment:
                 del queue.waiting[:upto]
         taken.sort(key=lambda item: item[0])
         return [record for _, record in taken]
+
+
+class Silence:
+    """Notices a partition whose log holds more, but which gives nothing for too long.
+
+    A client may lose sight of one partition, for example when it was paused while it was fetched; a new
+    client finds it again.
+    """
+
+    def __init__(self, clock: Callable[[], float], seconds: float) -> None:
+        self._clock, self._seconds = clock, seconds
+        self._heard_of: dict[Any, float] = {}
+
+    def heard(self, partition: Any) -> None:
+        """Note that a partition gave something, or has nothing to give."""
+        self._heard_of[partition] = self._clock()
+
+    def too_long(self, partition: Any) -> bool:
+        """Return whether a partition that has more has given nothing for too long."""
+        return self._clock() - self._heard_of.setdefault(partition, self._clock()) > self._seconds

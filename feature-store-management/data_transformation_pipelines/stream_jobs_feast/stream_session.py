@@ -32,7 +32,7 @@ from data_source_connectors.kafka_consumer_utils import (
 from .aggregation_contract import StreamDefinition, StreamedView
 from .offline_rows import Advance, LostPartitionError, OfflineRows, Position
 from .online_rows import OnlineRows
-from .partition_alignment import Alignment
+from .partition_alignment import Alignment, Silence
 from .running_totals import PartitionTotals, TotalsRow
 from .stream_metrics import StreamMetrics
 from .stream_settings import FeastSettings, RedisSettings, StreamSettings
@@ -49,6 +49,8 @@ MOST_WAITING = 20_000
 FLUSH_SECONDS = 40
 CLOSE_MS = 3_000
 GAUGE_SECONDS = 1.0
+# After so long a partition that has more and gives nothing ends the session; the next one reads it.
+SILENT_SECONDS = 45.0
 
 
 class StalledError(Exception):
@@ -117,6 +119,7 @@ class Session:
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._kept: dict[TopicPartition, _Partition] = {}
         self._alignment = Alignment(time.monotonic)
+        self._silence = Silence(time.monotonic, SILENT_SECONDS)
         self._assigned: bool | None = None
         self._rebalance_error: Exception | None = None
         self._rows: dict[str, dict[tuple[int, int, int], TotalsRow]] = {
@@ -267,9 +270,15 @@ class Session:
             ready += records if at.topic != self._source else records[:old]
             if at.topic == self._source:
                 live[at.partition] = records[old:]
+        paused = self._consumer.paused()
         for at, partition in self._partitions.items():
+            lag = self._lag(partition)
+            if at in polled or at in paused or not lag:
+                self._silence.heard(at)
+            elif self._silence.too_long(at):
+                raise StalledError(f"{at.topic}[{at.partition}] gives nothing of the {lag} messages it has")
             if at.topic == self._source:
-                self._alignment.put(at.partition, live.get(at.partition, []), self._lag(partition))
+                self._alignment.put(at.partition, live.get(at.partition, []), lag)
         ready += self._alignment.take()
         for start in range(0, len(ready), CHUNK):
             self._process_chunk(ready[start : start + CHUNK])
