@@ -98,6 +98,29 @@ def transaction(  # noqa: PLR0917 (a row of a table)
     )
 
 
+def connect_database() -> psycopg.Connection[Any]:
+    """Return a connection to the running stack's feature store, in autocommit mode."""
+    return psycopg.connect(
+        host=os.environ["FEATURE_STORE_DB_HOST"],
+        port=os.environ["FEATURE_STORE_DB_PORT"],
+        dbname=os.environ["FEATURE_STORE_DB_NAME"],
+        user=os.environ["FEATURE_STORE_DB_USER"],
+        password=os.environ["FEATURE_STORE_DB_PASSWORD"],
+        connect_timeout=10,
+        autocommit=True,
+    )
+
+
+def connect_redis(seconds: float) -> redis.Redis:
+    """Return a client of the running stack's online store that waits so long for a reply."""
+    return redis.Redis(
+        host=os.environ["REDIS_HOST"],
+        port=int(os.environ["REDIS_PORT"]),
+        password=os.environ["REDIS_PASSWORD"],
+        socket_timeout=seconds,
+    )
+
+
 class Rehearsal:
     """A feature store of the test's own in the running stack: schemas with a prefix, keys with a project."""
 
@@ -106,21 +129,8 @@ class Rehearsal:
         self.prefix = f"test_{uuid4().hex[:8]}_"
         self.project = f"{self.prefix}project"
         self.folder = folder
-        self.connection = psycopg.connect(
-            host=os.environ["FEATURE_STORE_DB_HOST"],
-            port=os.environ["FEATURE_STORE_DB_PORT"],
-            dbname=os.environ["FEATURE_STORE_DB_NAME"],
-            user=os.environ["FEATURE_STORE_DB_USER"],
-            password=os.environ["FEATURE_STORE_DB_PASSWORD"],
-            connect_timeout=10,
-            autocommit=True,
-        )
-        self.redis = redis.Redis(
-            host=os.environ["REDIS_HOST"],
-            port=int(os.environ["REDIS_PORT"]),
-            password=os.environ["REDIS_PASSWORD"],
-            socket_timeout=10,
-        )
+        self.connection = connect_database()
+        self.redis = connect_redis(10)
         text = (ROOT_DIR / "feast_repository" / "feature_store.yaml").read_text()
         self.feature_store_yaml = folder / "feature_store.yaml"
         self.feature_store_yaml.write_text(

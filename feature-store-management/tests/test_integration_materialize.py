@@ -12,11 +12,9 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import psycopg
 import pyarrow as pa
 import pytest
-import redis
-from common_test_utils import ROOT_DIR, require_stack
+from common_test_utils import ROOT_DIR, connect_database, connect_redis, require_stack
 from feast import Entity, FeatureStore, FeatureView, Field, PushSource, RepoConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
 from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
@@ -43,21 +41,8 @@ class Stage:
         require_stack()
         self.name = f"test_{uuid4().hex[:12]}"
         self.folder = folder
-        self.database = psycopg.connect(
-            host=os.environ["FEATURE_STORE_DB_HOST"],
-            port=os.environ["FEATURE_STORE_DB_PORT"],
-            dbname=os.environ["FEATURE_STORE_DB_NAME"],
-            user=os.environ["FEATURE_STORE_DB_USER"],
-            password=os.environ["FEATURE_STORE_DB_PASSWORD"],
-            connect_timeout=10,
-            autocommit=True,
-        )
-        self.redis = redis.Redis(
-            host=os.environ["REDIS_HOST"],
-            port=int(os.environ["REDIS_PORT"]),
-            password=os.environ["REDIS_PASSWORD"],
-            socket_timeout=30,
-        )
+        self.database = connect_database()
+        self.redis = connect_redis(30)
         self.execute(f"create schema {self.name}")
         self.store = self.open("fast_redis_online_store.FastRedisOnlineStore")
 

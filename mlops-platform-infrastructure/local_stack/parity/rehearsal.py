@@ -16,12 +16,12 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import redis
 import yaml
 from psycopg import sql
 
 from local_stack import health, settings
+from local_stack.demo import summary
 from local_stack.instance import REPO_DIR, Instance
 from local_stack.parity.replay import Conversation, metric_sum, read_page
 from local_stack.transactions import TOPIC, Transaction
@@ -105,7 +105,7 @@ class Rehearsal:
 
     def forget(self) -> None:
         """Drop what an earlier check left: schemas and online values."""
-        with self._database() as connection:
+        with summary.connect(self.env, "FEATURE_STORE_DB") as connection:
             for schema in SCHEMAS:
                 connection.execute(
                     sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(PREFIX + schema))
@@ -267,13 +267,6 @@ class Rehearsal:
 
     def _interpreter(self, root: str) -> str:
         return str(self.instance.local_dir / "venvs" / root / "bin" / "python")
-
-    def _database(self) -> psycopg.Connection[Any]:
-        names = {"host": "HOST", "port": "PORT", "dbname": "NAME", "user": "USER", "password": "PASSWORD"}
-        words: dict[str, Any] = {
-            name: self.env[f"FEATURE_STORE_DB_{suffix}"] for name, suffix in names.items()
-        }
-        return psycopg.connect(**words, autocommit=True, connect_timeout=5)
 
     def _redis(self) -> redis.Redis:
         return redis.Redis(
