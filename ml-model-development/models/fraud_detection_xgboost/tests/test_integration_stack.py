@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from src import evaluate, predict_batch, train
 from src.config import FEATURE_SERVICE, IDENTITY, FraudHyperparameters, FraudTrainingSettings, FraudWindows
 from src.data_loader import load_day
-from src.evaluate import HANDBOOK_ROWS, TARGETS, is_full_set
+from src.handbook import HANDBOOK_ROWS, TARGETS, is_full_set, single_split
 
 from common_ml_utils import project_gate
 from common_ml_utils.errors import FeatureStoreError
@@ -174,7 +174,7 @@ def test_the_handbooks_split_reaches_the_published_figures_on_the_full_set(
     stack: FraudTrainingSettings, client: FeatureStoreClient, tmp_path: Path
 ) -> None:
     settings = stack.model_copy(update={"reports_dir": tmp_path})
-    evaluate.handbook(settings)
+    single_split(settings)
     report = json.loads((tmp_path / "fraud" / "handbook.json").read_text())
     rows = {name: (counts["transactions"], counts["frauds"]) for name, counts in report["rows"].items()}
     if is_full_set(client):
