@@ -9,7 +9,8 @@ ModelDevelopmentError
 |-- FeatureStoreError          the feature store does not answer, or lacks what was asked for
 |-- BundleError                a release bundle is incomplete, altered or does not reproduce its golden rows
 |-- RegistryError              the model registry does not answer, or lacks the version asked for
-`-- LedgerError                the promotion ledger does not answer, or its hash chain is broken
+|-- LedgerError                the promotion ledger does not answer, or its hash chain is broken
+`-- NotebookError              a notebook did not run to its end, or holds what an earlier run left
 """
 
 from __future__ import annotations
@@ -58,3 +59,7 @@ class RegistryError(ModelDevelopmentError):
 
 class LedgerError(ModelDevelopmentError):
     """The promotion ledger does not answer, or its hash chain is broken."""
+
+
+class NotebookError(ModelDevelopmentError):
+    """A notebook did not run to its end, or holds what an earlier run left."""
