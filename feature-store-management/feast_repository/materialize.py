@@ -13,10 +13,8 @@ that was killed goes on after the last batch it wrote, if the table is still the
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -108,51 +106,28 @@ class ViewWriter:
         return self._online.write_rows(self._config, self._view, rows, self._ties)
 
 
-class Reading:
-    """One view on its way to the online store; its first batch is fetched from now on, in the background."""
-
-    def __init__(  # noqa: PLR0913, PLR0917 (two stores, and what to bring from one to the other)
-        self,
-        store: FeatureStore,
-        database: FeatureDatabase,
-        view: FeatureView,
-        interval: Interval,
-        ties: Ties,
-        background: Executor,
-    ) -> None:
-        self.view, self.interval, self._ties = view, interval, ties
-        self._store, self._source = store, FeatureRows(database, view)
-        self._online = _online_store(store)
-        client = self._online._get_client(store.config.online_store)
-        self._progress = Progress(client, store.project, view.name)
-        self._version = self._source.version()
-        self._resume = self._progress.resume(interval, ties, self._version)
-        self._batches = self._source.read(interval, self._resume)
-        self._first = background.submit(next, self._batches, None)
-
-    def write(self) -> tuple[int, int]:
-        """Bring the view to the interval's end; return the rows read and those of them that were written."""
-        writer = ViewWriter(self._online, self._store, self.view, self._ties)
-        keys = self._source.keys
-        if self._resume is not None:
-            print(f"{self.view.name}: going on after {dict(zip(keys, self._resume.after, strict=True))}")
-        read = written = 0
-        with tqdm(desc=self.view.name, unit=" rows", disable=None) as bar:
-            for batch in self._fetched():
-                written += writer.write(batch, self._source.time)
-                read += len(batch)
-                bar.update(len(batch))
-                reached = last_key(batch, keys)
-                if self._version is not None and is_further(reached, self.interval, self._resume):
-                    self._progress.reached(self.interval, self._ties, self._version, reached)
-        self._progress.finished()
-        return read, written
-
-    def _fetched(self) -> Iterator[pa.RecordBatch]:
-        first = self._first.result()
-        if first is not None:
-            yield first
-            yield from self._batches
+def write_view(
+    store: FeatureStore, database: FeatureDatabase, view: FeatureView, interval: Interval, ties: Ties
+) -> tuple[int, int]:
+    """Bring one view to the interval's end; return the rows read and those of them that were written."""
+    source, online = FeatureRows(database, view), _online_store(store)
+    progress = Progress(online._get_client(store.config.online_store), store.project, view.name)
+    version = source.version()
+    resume = progress.resume(interval, ties, version)
+    if resume is not None:
+        print(f"{view.name}: going on after {dict(zip(source.keys, resume.after, strict=True))}")
+    writer = ViewWriter(online, store, view, ties)
+    read = written = 0
+    with tqdm(desc=view.name, unit=" rows", disable=None) as bar:
+        for batch in source.read(interval, resume):
+            written += writer.write(batch, source.time)
+            read += len(batch)
+            bar.update(len(batch))
+            reached = last_key(batch, source.keys)
+            if version is not None and is_further(reached, interval, resume):
+                progress.reached(interval, ties, version, reached)
+    progress.finished()
+    return read, written
 
 
 def is_further(key: tuple[object, ...], interval: Interval, resume: Resume | None) -> bool:
@@ -169,44 +144,26 @@ def is_further(key: tuple[object, ...], interval: Interval, resume: Resume | Non
 
 
 def materialize(store: FeatureStore, end: datetime, start: datetime | None) -> None:
-    """Write every online view of the registry, and say what was written and how long it took.
-
-    While one view is written, PostgreSQL sorts the next one.
-    """
+    """Write every online view of the registry, and say what was written and how long it took."""
     views = {view.name: view for view in store.list_feature_views() if view.online}
     if not views:
         raise SystemExit("the registry holds no feature view: run scripts/run_feast_apply.sh first")
     online = _online_store(store)
-    todo: list[tuple[FeatureView, Interval]] = []
-    for name, interval in plan(views.values(), end, start).items():
-        if interval is None:
-            print(f"left as it is, for it stands later than {end.isoformat()}: {name}")
-        elif is_plain(views[name]):
-            todo.append((views[name], interval))
-        else:
-            began = time.monotonic()
-            with online.forcing(ties_of(views[name], start is not None)):
-                store.materialize(interval.start, interval.end, feature_views=[name])
-            _say_written(name, end, "by Feast's engine", began)
-    settings = store.config.offline_store
-    with (
-        FeatureDatabase(settings) as one,
-        FeatureDatabase(settings) as other,
-        ThreadPoolExecutor(max_workers=1) as background,
-    ):
-        readings = (
-            Reading(store, database, view, interval, ties_of(view, start is not None), background)
-            for (view, interval), database in zip(todo, cycle((one, other)), strict=False)
-        )
-        reading = next(readings, None)
-        while reading is not None:
-            began = time.monotonic()
-            upcoming = next(readings, None)
-            read, written = reading.write()
-            interval = reading.interval
-            store.registry.apply_materialization(reading.view, store.project, interval.start, interval.end)
-            _say_written(reading.view.name, end, f"{written} of {read} rows", began)
-            reading = upcoming
+    with FeatureDatabase(store.config.offline_store) as database:
+        for name, interval in plan(views.values(), end, start).items():
+            if interval is None:
+                print(f"left as it is, for it stands later than {end.isoformat()}: {name}")
+                continue
+            view, ties, began = views[name], ties_of(views[name], start is not None), time.monotonic()
+            if is_plain(view):
+                read, written = write_view(store, database, view, interval, ties)
+                store.registry.apply_materialization(view, store.project, interval.start, interval.end)
+                what = f"{written} of {read} rows"
+            else:
+                with online.forcing(ties):
+                    store.materialize(interval.start, interval.end, feature_views=[name])
+                what = "by Feast's engine"
+            _say_written(name, end, what, began)
 
 
 def _online_store(store: FeatureStore) -> FastRedisOnlineStore:

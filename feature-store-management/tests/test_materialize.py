@@ -93,17 +93,11 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Interval, Ties]]
     """What is written, without a database."""
     found: list[tuple[str, Interval, Ties]] = []
 
-    class Reading:
-        """A view on its way, without a database."""
+    def write_view(store: Any, database: Any, view: Any, interval: Interval, ties: Ties) -> tuple[int, int]:
+        found.append((view.name, interval, ties))
+        return 3, 2
 
-        def __init__(self, *arguments: Any) -> None:
-            _, _, self.view, self.interval, self.ties, _ = arguments
-
-        def write(self) -> tuple[int, int]:
-            found.append((self.view.name, self.interval, self.ties))
-            return 3, 2
-
-    monkeypatch.setattr(module, "Reading", Reading)
+    monkeypatch.setattr(module, "write_view", write_view)
     return found
 
 
@@ -186,16 +180,10 @@ def test_ties_depend_on_who_else_writes():
 
 
 def test_an_interrupted_run_is_not_noted_as_done(monkeypatch: pytest.MonkeyPatch):
-    class Reading:
-        """A view whose second batch does not come."""
+    def write_view(*arguments: Any) -> tuple[int, int]:
+        raise ConnectionError("gone")
 
-        def __init__(self, *arguments: Any) -> None:
-            _, _, self.view, self.interval, _, _ = arguments
-
-        def write(self) -> tuple[int, int]:
-            raise ConnectionError("gone")
-
-    monkeypatch.setattr(module, "Reading", Reading)
+    monkeypatch.setattr(module, "write_view", write_view)
     store = Store(view("a", DAY))
     with pytest.raises(ConnectionError):
         materialize(cast(FeatureStore, store), END, None)
