@@ -27,7 +27,11 @@ from common_test_utils import (
 
 MODELS = sorted((DBT_DIR / "models").glob("*/*.sql"))
 MACROS = sorted((DBT_DIR / "macros").glob("*.sql"))
-SCHEMA_OF_MARTS = {"fct_fraud_labels": "labels", "fct_churn_labels": "labels"}
+SCHEMA_OF_MARTS = {
+    "fct_fraud_labels": "labels",
+    "fct_churn_labels": "labels",
+    "fct_movie_ratings": "labels",
+}
 BUILD = "run_dbt_for_feast.sh"
 FIRST_DAY = pd.Timestamp("2026-02-10", tz="UTC")
 
