@@ -6,6 +6,7 @@ ends with a challenger under the alias `staging`; whether it is better is the ga
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from common_ml_utils.release_bundle import (
     ReleaseBundle,
     TrainingInterval,
     golden_rows,
+    read_reason_codes,
     write_bundle,
 )
 from common_ml_utils.reports import StepClock, measurement, write_html, write_report
@@ -171,6 +173,10 @@ class BaseModelTrainer(ABC):
             thresholds=result.validation.thresholds,
             reference=reference_statistics(data.training, result.preprocessing, result.scores),
             golden=golden_rows(data.holdout, result.preprocessing, result.model),
+            # A project's table of reason codes stands beside its trainer.
+            reason_codes=read_reason_codes(
+                Path(inspect.getfile(type(self))).with_name("reason_codes.json"), result.preprocessing.names
+            ),
             training=data.interval,
             label_policy_version=data.label_policy_version,
             git_commit=git_commit(Path(__file__).parents[1]),

@@ -13,16 +13,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-import pandas as pd
 import requests
 
-from common_ml_utils.data_schemas.training_data_contract import FeatureServiceContract
 from common_ml_utils.errors import RegistryError, first_line
-from common_ml_utils.release_bundle import ReleaseBundle
+from common_ml_utils.release_bundle import Manifest, Packaging, ReleaseBundle, verify_bundle
 
 STAGING = "staging"
 CHAMPION = "champion"
@@ -30,33 +28,43 @@ PREVIOUS = "previous"
 BUNDLE_FOLDER = "bundle"
 BUNDLE_IN_MODEL = f"artifacts/{BUNDLE_FOLDER}"
 PACKAGE = Path(__file__).parent
-SCORING_MODULES = (
-    "__init__.py",
-    "errors.py",
-    "native_models.py",
-    "preprocessing.py",
-    "release_bundle.py",
-    "data_schemas/__init__.py",
-    "data_schemas/training_data_contract.py",
-)
-SCORING_REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "xgboost": ("xgboost-cpu", "numpy", "pandas", "pydantic"),
-    "lightgbm": ("lightgbm", "numpy", "pandas", "pydantic"),
-}
+
+
+BundleT = TypeVar("BundleT", bound="RegisterableBundle")
+
+
+class RegisterableBundle(Protocol):
+    """What the registry needs of a bundle, whatever kind of model it holds."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The table of contents."""
+
+    @property
+    def sha256(self) -> str:
+        """The identity: the SHA-256 of the manifest's file."""
+
+    def packaging(self) -> Packaging:
+        """Return how MLflow holds the bundle."""
 
 
 @dataclass(frozen=True)
-class RegisteredBundle:
+class RegisteredBundle(Generic[BundleT]):
     """A model version and the bundle it holds, verified against the version's tag."""
 
     model_name: str
     version: int
-    bundle: ReleaseBundle
+    bundle: BundleT
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What a run records beside the bundle."""
+    """What a run records beside the bundle.
+
+    `figures` are PNGs by name, under `plots/`; `documents` are any other artifacts, path -> content, e.g.
+    `model_card/model_card.html`. `description` is the note on top of the run's page, `group` the tag by which
+    runs that belong together are found and grouped, `parent_run_id` nests the run under another.
+    """
 
     experiment: str
     run_name: str
@@ -64,6 +72,19 @@ class TrainingRun:
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     figures: Mapping[str, bytes]
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+    description: str = ""
+    group: str = ""
+    parent_run_id: str | None = None
+
+    def all_tags(self) -> dict[str, str]:
+        """Return the run's tags with group, and description and parent as MLflow's pages read them."""
+        own = {
+            "group": self.group,
+            "mlflow.note.content": self.description,
+            "mlflow.parentRunId": self.parent_run_id or "",
+        }
+        return {**self.tags, **{name: value for name, value in own.items() if value}}
 
 
 class ModelRegistry:
@@ -117,10 +138,15 @@ class ModelRegistry:
                 dst_path=folder,
                 tracking_uri=self.tracking_uri,
             )
-            bundle = ReleaseBundle.load(Path(path) / BUNDLE_IN_MODEL, expected)
+            bundle = load_bundle(Path(path) / BUNDLE_IN_MODEL, expected)
         return RegisteredBundle(model_name, version, bundle)
 
-    def register(self, bundle_folder: Path, bundle: ReleaseBundle, run: TrainingRun) -> int:
+    def log_run(self, run: TrainingRun) -> str:
+        """Log a run that releases nothing, such as a search, and return its id."""
+        with self._translated(), self._started(run, {}) as run_id:
+            return run_id
+
+    def register(self, bundle_folder: Path, bundle: RegisterableBundle, run: TrainingRun) -> int:
         """Log the run with its bundle, register a model version with tags and set the alias `staging` last.
 
         The version is downloaded and verified before the alias moves, so `staging` never names a broken one.
@@ -135,16 +161,25 @@ class ModelRegistry:
             "data_version": bundle.manifest.data_version,
         }
         with self._translated() as client:
-            mlflow.set_experiment(run.experiment)
-            with mlflow.start_run(run_name=run.run_name, tags={**run.tags, **tags}):
-                mlflow.log_params(dict(run.parameters))
-                mlflow.log_metrics(dict(run.metrics))
-                _log_figures(run.figures)
-                model_uri = _log_bundle(bundle_folder, bundle)
+            with self._started(run, tags):
+                model_uri = _log_bundle(bundle_folder, bundle.packaging())
             version = int(mlflow.register_model(model_uri, name, tags=tags).version)
             self.load_version(name, version)
             client.set_registered_model_alias(name, STAGING, str(version))
         return version
+
+    @contextmanager
+    def _started(self, run: TrainingRun, tags: Mapping[str, str]) -> Iterator[str]:
+        """Start a run, log all it records and give its id; it fails if the block does."""
+        import mlflow
+
+        mlflow.set_experiment(run.experiment)
+        with mlflow.start_run(run_name=run.run_name, tags={**run.all_tags(), **tags}) as started:
+            mlflow.log_params(dict(run.parameters))
+            mlflow.log_metrics(dict(run.metrics))
+            plots = {f"plots/{name}.png": content for name, content in run.figures.items()}
+            _log_files({**plots, **run.documents})
+            yield started.info.run_id
 
     def promote(self, model_name: str, version: int) -> None:
         """Move `champion` to the version; the old champion becomes `previous` first."""
@@ -153,6 +188,21 @@ class ModelRegistry:
             if old is not None and old != version:
                 client.set_registered_model_alias(model_name, PREVIOUS, str(old))
             client.set_registered_model_alias(model_name, CHAMPION, str(version))
+
+    def rollback(self, model_name: str) -> tuple[int, int]:
+        """Put the previous champion back and return (from, to); a second rollback returns.
+
+        `champion` moves first: production is what is urgent. The version to return to is verified before.
+        Raises RegistryError when there is none to return to.
+        """
+        old, new = self.version_of(model_name, CHAMPION), self.version_of(model_name, PREVIOUS)
+        if old is None or new is None or old == new:
+            raise RegistryError(f"{model_name} has no {PREVIOUS} version to return to")
+        self.load_version(model_name, new)
+        with self._translated() as client:
+            client.set_registered_model_alias(model_name, CHAMPION, str(new))
+            client.set_registered_model_alias(model_name, PREVIOUS, str(old))
+        return old, new
 
     @contextmanager
     def _translated(self) -> Iterator[Any]:
@@ -189,52 +239,55 @@ def git_commit(folder: Path) -> str:
     return f"{commit}-dirty" if changed else commit
 
 
-def signature_of(service: FeatureServiceContract) -> Any:
-    """Return the MLflow signature of a feature service: doubles and strings in, one double out."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+def load_bundle(folder: Path, expected_sha256: str | None = None) -> Any:
+    """Load a bundle as the class of its kind; raises BundleError when it is not exactly what was released."""
+    manifest, _, identity = verify_bundle(folder, expected_sha256)
+    if manifest.model_kind != "recommender":
+        return ReleaseBundle.load(folder, identity)
+    from common_ml_utils.recommender_bundle import RecommenderBundle
 
-    columns: list[Any] = [
-        ColSpec("string" if f.is_categorical else "double", f.name) for f in service.features
-    ]
-    return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec("double", "score")]))
+    return RecommenderBundle.load(folder, identity)
 
 
-def _log_bundle(bundle_folder: Path, bundle: ReleaseBundle) -> str:
+def _log_bundle(bundle_folder: Path, packaging: Packaging) -> str:
     import mlflow
 
-    example = pd.DataFrame([row.features for row in bundle.golden[:3]], columns=bundle.preprocessing.names)
-    requirements = [f"mlflow=={importlib.metadata.version('mlflow')}"] + [
-        f"{package}=={importlib.metadata.version(package)}"
-        for package in SCORING_REQUIREMENTS[bundle.manifest.model_kind]
+    requirements = [
+        f"{package}=={importlib.metadata.version(package)}" for package in ("mlflow", *packaging.requirements)
     ]
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / BUNDLE_FOLDER
         shutil.copytree(bundle_folder, artifact)
         code = Path(folder) / PACKAGE.name
-        for module in SCORING_MODULES:
+        for module in packaging.modules:
             (code / module).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(PACKAGE / module, code / module)
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(PACKAGE / "bundle_model.py"),
+            python_model=str(PACKAGE / packaging.python_model),
             code_paths=[str(code)],
             artifacts={BUNDLE_FOLDER: str(artifact)},
-            signature=signature_of(bundle.contract.service),
-            input_example=example,
+            signature=packaging.signature,
+            input_example=packaging.input_example,
             pip_requirements=requirements,
         )
     return info.model_uri
 
 
-def _log_figures(figures: Mapping[str, bytes]) -> None:
+def _log_files(files: Mapping[str, bytes]) -> None:
+    """Attach files to the active run; raises ValueError for a path that leaves the run's folder."""
     import mlflow
 
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in figures.items():
-            (Path(folder) / f"{name}.png").write_bytes(content)
-        if figures:
-            mlflow.log_artifacts(folder, "plots")
+        root = Path(folder).resolve()
+        for name, content in files.items():
+            path = (root / name).resolve()
+            if not path.is_relative_to(root):
+                raise ValueError(f"an artifact's path must stay inside the run's folder: {name}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if files:
+            mlflow.log_artifacts(folder)
 
 
 def _git(folder: Path, *arguments: str) -> str:

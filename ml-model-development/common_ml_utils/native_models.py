@@ -10,7 +10,6 @@ import numpy as np
 from common_ml_utils.errors import BundleError
 
 ModelKind = Literal["xgboost", "lightgbm"]
-MODEL_FILES: dict[ModelKind, str] = {"xgboost": "model.ubj", "lightgbm": "model.txt"}
 
 
 class NativeModel(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,19 +17,51 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
-from common_ml_utils.data_schemas.training_data_contract import PublishedContract
+from common_ml_utils.data_schemas.training_data_contract import FeatureServiceContract, PublishedContract
 from common_ml_utils.errors import BundleError, DataError
-from common_ml_utils.native_models import MODEL_FILES, ModelKind, NativeModel, load_native_model
+from common_ml_utils.native_models import NativeModel, load_native_model
 from common_ml_utils.preprocessing import FeatureValue, Preprocessing
 
+BundleKind = Literal["xgboost", "lightgbm", "recommender"]
 MANIFEST = "manifest.json"
 PREPROCESSING = "preprocessing.json"
 FEATURE_SERVICE = "feature_service.json"
 THRESHOLDS = "thresholds.json"
 REFERENCE = "reference.json"
 GOLDEN = "golden.json"
+REASON_CODES = "reason_codes.json"
+MODEL_FILES: dict[str, str] = {"xgboost": "model.ubj", "lightgbm": "model.txt", "recommender": "model.npz"}
+CLASSIFIER_FILES = (PREPROCESSING, FEATURE_SERVICE, THRESHOLDS, REFERENCE, GOLDEN, REASON_CODES)
+# Beside the model file; a bundle holds exactly these.
+REQUIRED_FILES: dict[str, tuple[str, ...]] = {
+    "xgboost": CLASSIFIER_FILES,
+    "lightgbm": CLASSIFIER_FILES,
+    "recommender": (FEATURE_SERVICE, REFERENCE, GOLDEN),
+}
+# What a model version needs to score without this root: files of this package, and distributions.
+SCORING_MODULES = (
+    "__init__.py",
+    "errors.py",
+    "native_models.py",
+    "preprocessing.py",
+    "release_bundle.py",
+    "data_schemas/__init__.py",
+    "data_schemas/training_data_contract.py",
+)
+SCORING_REQUIREMENTS: dict[str, tuple[str, ...]] = {
+    "xgboost": ("xgboost-cpu", "numpy", "pandas", "pydantic"),
+    "lightgbm": ("lightgbm", "numpy", "pandas", "pydantic"),
+}
 GOLDEN_TOLERANCE = 1e-6
 MINIMUM_GOLDEN_ROWS = 20
 
@@ -51,6 +83,15 @@ class TrainingInterval(BaseModel):
         return value.isoformat()
 
 
+class ReasonCode(BaseModel):
+    """What a feature says when it raises the score: a stable code in plain English. Several may share it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    code: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$", max_length=64)
+    text: str = Field(min_length=1, max_length=200)
+
+
 class Manifest(BaseModel):
     """The bundle's table of contents; the hash of its file is the bundle's identity."""
 
@@ -58,7 +99,7 @@ class Manifest(BaseModel):
 
     format_version: Literal[1] = 1
     model_name: str
-    model_kind: ModelKind
+    model_kind: BundleKind
     model_file: str
     feature_service: str
     label_policy_version: str | int
@@ -69,11 +110,13 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _files_are_complete_and_flat(self) -> Manifest:
-        needed = {self.model_file, PREPROCESSING, FEATURE_SERVICE, THRESHOLDS, REFERENCE, GOLDEN}
+        if any(Path(name).name != name for name in (self.model_file, *self.files)):
+            raise ValueError("file names must have no folder part")
+        if self.model_file != MODEL_FILES[self.model_kind]:
+            raise ValueError(f"the model file of {self.model_kind} is {MODEL_FILES[self.model_kind]}")
+        needed = {self.model_file, *REQUIRED_FILES[self.model_kind]}
         if set(self.files) != needed:
             raise ValueError(f"files must be exactly {sorted(needed)}, not {sorted(self.files)}")
-        if any(Path(name).name != name for name in self.files):
-            raise ValueError("file names must have no folder part")
         return self
 
 
@@ -96,30 +139,43 @@ class BundleContents:
     thresholds: dict[str, float]
     reference: dict[str, dict[str, Any]]
     golden: list[GoldenRow]
+    reason_codes: Mapping[str, ReasonCode]
     training: TrainingInterval
     label_policy_version: str | int
     git_commit: str
     data_version: str
 
 
+@dataclass(frozen=True)
+class Packaging:
+    """How MLflow holds a bundle: the class that loads it, and what that class needs.
+
+    `python_model` and `modules` are files of this package; `requirements` are distributions, pinned to the
+    installed versions when the bundle is registered.
+    """
+
+    python_model: str
+    modules: tuple[str, ...]
+    requirements: tuple[str, ...]
+    signature: Any
+    input_example: pd.DataFrame
+
+
 def write_bundle(contents: BundleContents, folder: Path) -> str:
     """Write the bundle into an empty or new folder and return its identity, the manifest's SHA-256."""
     if len(contents.golden) < MINIMUM_GOLDEN_ROWS:
         raise BundleError(f"{len(contents.golden)} golden rows, at least {MINIMUM_GOLDEN_ROWS} are needed")
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise BundleError(f"{folder} is not empty")
+    require_reason_codes(contents.reason_codes, contents.preprocessing.names)
     model_file = MODEL_FILES[contents.model.kind]
     files = {
         model_file: contents.model.to_bytes(),
-        PREPROCESSING: _json_bytes(contents.preprocessing.model_dump(mode="json", exclude_none=True)),
+        PREPROCESSING: json_bytes(contents.preprocessing.model_dump(mode="json", exclude_none=True)),
         FEATURE_SERVICE: contents.contract.text.encode(),
-        THRESHOLDS: _json_bytes(contents.thresholds),
-        REFERENCE: _json_bytes(contents.reference),
-        GOLDEN: _json_bytes([{"features": row.features, "score": row.score} for row in contents.golden]),
+        THRESHOLDS: json_bytes(contents.thresholds),
+        REFERENCE: json_bytes(contents.reference),
+        GOLDEN: json_bytes([{"features": row.features, "score": row.score} for row in contents.golden]),
+        REASON_CODES: json_bytes({name: code.model_dump() for name, code in contents.reason_codes.items()}),
     }
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
     manifest = Manifest(
         model_name=contents.model_name,
         model_kind=contents.model.kind,
@@ -129,11 +185,51 @@ def write_bundle(contents: BundleContents, folder: Path) -> str:
         training=contents.training,
         git_commit=contents.git_commit,
         data_version=contents.data_version,
-        files={name: _sha256(content) for name, content in files.items()},
+        files={name: sha256_of(content) for name, content in files.items()},
     )
-    content = _json_bytes(manifest.model_dump(mode="json"))
+    return write_files(folder, manifest, files)
+
+
+def write_files(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> str:
+    """Write files and manifest into an empty or new folder and return the manifest's SHA-256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise BundleError(f"{folder} is not empty")
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    content = json_bytes(manifest.model_dump(mode="json"))
     (folder / MANIFEST).write_bytes(content)
-    return _sha256(content)
+    return sha256_of(content)
+
+
+def read_reason_codes(path: Path, features: Sequence[str]) -> dict[str, ReasonCode]:
+    """Return feature -> reason code for a vector out of a project's table, which may hold more.
+
+    Raises BundleError for a table that can't be read; what it lacks is found out when a bundle is written.
+    """
+    try:
+        codes = parse_reason_codes(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"the reason codes can't be read: {error}") from error
+    return {name: codes[name] for name in features if name in codes}
+
+
+def parse_reason_codes(content: bytes) -> dict[str, ReasonCode]:
+    """Return feature -> reason code; raises BundleError for a code that is not UPPER_SNAKE or has no text."""
+    try:
+        return TypeAdapter(dict[str, ReasonCode]).validate_json(content)
+    except ValidationError as error:
+        raise BundleError(f"{REASON_CODES} can't be read: {error}") from error
+
+
+def require_reason_codes(codes: Mapping[str, ReasonCode], features: Sequence[str]) -> None:
+    """Raise BundleError unless exactly the features have a code, and a code shared has one text."""
+    if different := sorted(set(codes).symmetric_difference(features)):
+        raise BundleError(f"{REASON_CODES} and the feature vector differ in {different}")
+    texts: dict[str, str] = {}
+    for reason in codes.values():
+        if texts.setdefault(reason.code, reason.text) != reason.text:
+            raise BundleError(f"{REASON_CODES}: {reason.code} has two texts")
 
 
 def verify_bundle(folder: Path, expected_sha256: str | None = None) -> tuple[Manifest, dict[str, bytes], str]:
@@ -146,7 +242,7 @@ def verify_bundle(folder: Path, expected_sha256: str | None = None) -> tuple[Man
         manifest_bytes = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise BundleError(f"no readable {MANIFEST} in {folder}: {error}") from error
-    identity = _sha256(manifest_bytes)
+    identity = sha256_of(manifest_bytes)
     if expected_sha256 is not None and identity != expected_sha256:
         raise BundleError(f"{MANIFEST} has SHA-256 {identity}, the registry says {expected_sha256}")
     try:
@@ -162,7 +258,7 @@ def verify_bundle(folder: Path, expected_sha256: str | None = None) -> tuple[Man
             contents[name] = (folder / name).read_bytes()
         except OSError as error:
             raise BundleError(f"{name} can't be read: {error}") from error
-        if _sha256(contents[name]) != expected:
+        if sha256_of(contents[name]) != expected:
             raise BundleError(f"{name} was altered: its SHA-256 is not the manifest's")
     return manifest, contents, identity
 
@@ -171,6 +267,8 @@ class ReleaseBundle:
     """A loaded, verified bundle with a fast one-row path and a batch path."""
 
     def __init__(self, manifest: Manifest, contents: Mapping[str, bytes], sha256: str) -> None:
+        if manifest.model_kind == "recommender":
+            raise BundleError(f"a bundle of kind {manifest.model_kind} is not one of a classifier")
         self.manifest = manifest
         self.sha256 = sha256
         try:
@@ -184,6 +282,8 @@ class ReleaseBundle:
         self.model = load_native_model(manifest.model_kind, contents[manifest.model_file])
         if self.preprocessing.names != self.contract.service.feature_names:
             raise BundleError("preprocessing and feature service name different vectors")
+        self.reason_codes = parse_reason_codes(contents[REASON_CODES])
+        require_reason_codes(self.reason_codes, self.preprocessing.names)
 
     @classmethod
     def load(cls, folder: Path, expected_sha256: str | None = None) -> ReleaseBundle:
@@ -202,6 +302,18 @@ class ReleaseBundle:
             return np.empty(0, dtype=np.float64)
         return self.model.scores(self.preprocessing.transform(frame))
 
+    def packaging(self) -> Packaging:
+        """Return how MLflow holds this bundle."""
+        return Packaging(
+            python_model="bundle_model.py",
+            modules=SCORING_MODULES,
+            requirements=SCORING_REQUIREMENTS[self.manifest.model_kind],
+            signature=signature_of(self.contract.service),
+            input_example=pd.DataFrame(
+                [row.features for row in self.golden[:3]], columns=self.preprocessing.names
+            ),
+        )
+
     def check_golden_rows(self) -> None:
         """Raise BundleError unless both paths reproduce every golden score within 1e-6."""
         frame = pd.DataFrame(
@@ -212,6 +324,17 @@ class ReleaseBundle:
             for path, score in (("one-row", self.score_row(row.features)), ("batch", float(batch[i]))):
                 if not math.isclose(score, row.score, rel_tol=0, abs_tol=GOLDEN_TOLERANCE):
                     raise BundleError(f"golden row {i}, {path} path: expected {row.score}, got {score}")
+
+
+def signature_of(service: FeatureServiceContract) -> Any:
+    """Return the MLflow signature of a feature service: doubles and strings in, one double out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    columns: list[Any] = [
+        ColSpec("string" if f.is_categorical else "double", f.name) for f in service.features
+    ]
+    return ModelSignature(inputs=Schema(columns), outputs=Schema([ColSpec("double", "score")]))
 
 
 def golden_rows(
@@ -246,9 +369,11 @@ def _plain(value: Any) -> FeatureValue:
     return value if isinstance(value, str) else float(value)
 
 
-def _json_bytes(document: Any) -> bytes:
+def json_bytes(document: Any) -> bytes:
+    """Return a document as canonical JSON: sorted keys, no NaN; equal documents give equal bytes."""
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
-def _sha256(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
+    """Return the SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()

@@ -18,6 +18,7 @@ from common_ml_utils.native_models import XGBoostModel
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import (
     BundleContents,
+    ReasonCode,
     ReleaseBundle,
     TrainingInterval,
     golden_rows,
@@ -49,6 +50,13 @@ CONTRACT: dict[str, Any] = {
         },
         {"name": "parcel_carrier", "source": "parcel_profile", "type": "string", "on_missing": "null"},
     ],
+}
+
+
+REASON_CODES = {
+    "parcel_weight_kg": ReasonCode(code="HEAVY", text="The parcel is heavy"),
+    "parcel_stops": ReasonCode(code="LONG_WAY", text="The parcel goes a long way"),
+    "parcel_carrier": ReasonCode(code="CARRIER", text="The carrier loses more parcels than others"),
 }
 
 
@@ -94,6 +102,7 @@ def make_contents(
         thresholds={"look": 0.2, "stop": 0.6},
         reference=reference_statistics(parcels, preprocessing, model.scores(matrix)),
         golden=golden_rows(parcels, preprocessing, model),
+        reason_codes=REASON_CODES,
         training=TrainingInterval(
             start=day,
             end=day.replace(day=8),

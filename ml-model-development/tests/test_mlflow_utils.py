@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from common_ml_utils.errors import RegistryError
-from common_ml_utils.mlflow_utils import PACKAGE, SCORING_MODULES, ModelRegistry, git_commit
+from common_ml_utils.mlflow_utils import PACKAGE, ModelRegistry, git_commit
+from common_ml_utils.release_bundle import SCORING_MODULES
 
 
 def test_an_unreachable_registry_is_found_out_at_once() -> None:

@@ -34,6 +34,7 @@ FILES = [
     "thresholds.json",
     "reference.json",
     "golden.json",
+    "reason_codes.json",
 ]
 
 
