@@ -26,6 +26,9 @@ class NativeModel(Protocol):
     def contributions(self, matrix: np.ndarray) -> np.ndarray:
         """Return exact SHAP values in log-odds, shape (rows, features); the base value is left out."""
 
+    def base_value(self) -> float:
+        """Return the log-odds that contributions start from: with them it adds up to a score's logit."""
+
 
 class XGBoostModel:
     """An XGBoost booster trained with `binary:logistic`; it scores in one thread, as calls are small."""
@@ -57,6 +60,13 @@ class XGBoostModel:
 
         return self.booster.predict(xgboost.DMatrix(matrix), pred_contribs=True)[:, :-1].astype(np.float64)
 
+    def base_value(self) -> float:
+        """Return what TreeSHAP starts from, the same for every row."""
+        import xgboost
+
+        nulls = xgboost.DMatrix(np.full((1, self.booster.num_features()), np.nan))
+        return float(self.booster.predict(nulls, pred_contribs=True)[0, -1])
+
 
 class LightGBMModel:
     """A LightGBM booster trained with objective `binary`; it scores in one thread."""
@@ -84,6 +94,11 @@ class LightGBMModel:
     def contributions(self, matrix: np.ndarray) -> np.ndarray:
         """Return TreeSHAP values in log-odds."""
         return np.asarray(self.booster.predict(matrix, pred_contrib=True, num_threads=1))[:, :-1]
+
+    def base_value(self) -> float:
+        """Return what TreeSHAP starts from, the same for every row."""
+        nulls = np.full((1, self.booster.num_feature()), np.nan)
+        return float(np.asarray(self.booster.predict(nulls, pred_contrib=True, num_threads=1))[0, -1])
 
 
 def load_native_model(kind: str, content: bytes) -> NativeModel:
