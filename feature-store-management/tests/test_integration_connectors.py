@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from kafka import TopicPartition
 from psycopg import sql
 from pyarrow.fs import FileSelector
 
@@ -37,7 +38,13 @@ from data_source_connectors.errors import (
     SourceRefusedError,
     SourceUnavailableError,
 )
-from data_source_connectors.kafka_consumer_utils import KafkaSettings, open_consumer
+from data_source_connectors.kafka_consumer_utils import (
+    KafkaSettings,
+    Topic,
+    ensure_topics,
+    open_consumer,
+    open_producer,
+)
 from data_source_connectors.object_store_connector import ObjectStore, ObjectStoreConnection
 from data_source_connectors.retry_policy import RetryPolicy
 
@@ -478,3 +485,34 @@ def test_a_secret_in_a_query_or_reply_of_the_database_is_masked(postgres: Postgr
     with pytest.raises((SourceDataError, psycopg.Error)) as error:
         list(read_query_batches(postgres.settings, query))
     assert password not in str(error.value)
+
+
+def test_a_partition_paused_half_read_goes_on_when_it_is_resumed() -> None:
+    settings, messages = read_connection("events", TEMPLATE), 200
+    assert isinstance(settings, KafkaSettings)
+    topic = Topic(f"paused-{uuid4().hex[:8]}", partitions=2)
+    ensure_topics(settings, [topic])
+    one, two = TopicPartition(topic.name, 0), TopicPartition(topic.name, 1)
+    producer = open_producer(settings)
+    for number in range(messages):
+        for at in (one, two):
+            producer.send(at.topic, b"%d" % number, partition=at.partition)
+    producer.flush()
+    producer.close()
+    consumer = open_consumer(settings, group=None)
+    try:
+        consumer.assign([one, two])
+        read = {one: 0, two: 0}
+        deadline = time.monotonic() + 20
+        while sum(read.values()) < 2 * messages and time.monotonic() < deadline:
+            for at, records in consumer.poll(timeout_ms=100, max_records=10).items():
+                if not any(read.values()):
+                    consumer.pause(at)
+                read[at] += len(records)
+            for paused in consumer.paused():
+                # Nothing else will come any more.
+                if sum(read.values()) - read[paused] == messages:
+                    consumer.resume(paused)
+        assert read == {one: messages, two: messages}
+    finally:
+        consumer.close()

@@ -82,8 +82,7 @@ class Alignment:
 class Silence:
     """Notices a partition whose log holds more, but which gives nothing for too long.
 
-    A client may lose sight of one partition, for example when it was paused while it was fetched; a new
-    client finds it again.
+    A client may lose sight of one partition; a new client finds it again.
     """
 
     def __init__(self, clock: Callable[[], float], seconds: float) -> None:
