@@ -7,6 +7,8 @@ ModelDevelopmentError
 |   |-- OneClassLabelsError    nothing to learn or to measure: all labels are equal
 |   `-- ImmatureLabelsError    a label is younger than its maturity delay
 |-- FeatureStoreError          the feature store does not answer, or lacks what was asked for
+|-- BackendError               Spark or Ray can't be started, or can't fit what was asked for
+|-- SearchError                a study or its search space is unusable, or the database does not answer
 |-- BundleError                a release bundle is incomplete, altered or does not reproduce its golden rows
 |-- RegistryError              the model registry does not answer, or lacks the version asked for
 |-- LedgerError                the promotion ledger does not answer, or its hash chain is broken
@@ -47,6 +49,14 @@ class ImmatureLabelsError(DataError):
 
 class FeatureStoreError(ModelDevelopmentError):
     """The feature store does not answer, or lacks what was asked for."""
+
+
+class BackendError(ModelDevelopmentError):
+    """Spark or Ray can't be started, or can't fit what was asked for."""
+
+
+class SearchError(ModelDevelopmentError):
+    """A study or its search space is unusable, or the database that keeps it does not answer."""
 
 
 class BundleError(ModelDevelopmentError):

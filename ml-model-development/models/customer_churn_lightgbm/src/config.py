@@ -5,7 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from common_ml_utils.base_model_trainer import ModelIdentity
+from common_ml_utils.hyperparameter_search import SearchSettings
 from common_ml_utils.settings import GateSettings, PlatformSettings
+from common_ml_utils.training_backends import BackendName, DistributionSettings
 
 FEATURE_SERVICE = "customer_churn_v1"
 LABEL_NAME = "churn"
@@ -68,4 +70,7 @@ class ChurnTrainingSettings(PlatformSettings):
     hyperparameters: ChurnHyperparameters = ChurnHyperparameters()
     validation: ChurnFolds = ChurnFolds()
     values: ChurnValues = ChurnValues()
+    backend: BackendName = "local"
+    distribution: DistributionSettings = DistributionSettings()
+    search: SearchSettings = SearchSettings(metric="auc_roc")
     gate: GateSettings = GateSettings(metric="auc_roc", floor=0.80)

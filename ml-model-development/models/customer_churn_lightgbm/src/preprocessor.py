@@ -1,14 +1,10 @@
-"""What is particular to the churn features once fetched: their ranges, and LightGBM's data set."""
+"""What is particular to the churn features once fetched: their ranges."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pandas as pd
 
 from common_ml_utils.errors import SchemaMismatchError
-from common_ml_utils.preprocessing import Preprocessing
 
 FLAG_PREFIXES = ("subscriber_is_", "subscriber_has_")
 NOT_NEGATIVE = ("subscriber_tenure_months", "subscriber_monthly_charges_usd", "subscriber_total_charges_usd")
@@ -26,16 +22,3 @@ def check_ranges(frame: pd.DataFrame) -> pd.DataFrame:
     if problems:
         raise SchemaMismatchError(f"impossible feature values: {'; '.join(problems)}")
     return frame
-
-
-def training_set(preprocessing: Preprocessing, frame: pd.DataFrame, labels: np.ndarray) -> Any:
-    """Return LightGBM's data set: category indexes are native categories, NaN is missing."""
-    import lightgbm
-
-    return lightgbm.Dataset(
-        preprocessing.transform(frame),
-        labels,
-        feature_name=preprocessing.names,
-        categorical_feature=preprocessing.categorical_indexes,
-        free_raw_data=True,
-    )

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from common_ml_utils.base_model_trainer import BaseModelTrainer, TrainingData
+from common_ml_utils.base_model_trainer import BaseModelTrainer, TrainingData, TrainingOutcome
 from common_ml_utils.command_line import run_command, utc_time
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import ModelRegistry
 from common_ml_utils.native_models import LightGBMModel
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import TrainingInterval
+from common_ml_utils.training_backends import TrainingBackend, training_backend
 from common_ml_utils.training_sets import data_version
 from src.config import (
     FEATURE_SERVICE,
@@ -27,7 +28,6 @@ from src.config import (
     ChurnValues,
 )
 from src.data_loader import LABEL, load_labelled, split_holdout, stratified_folds
-from src.preprocessor import training_set
 
 
 class ChurnTrainer(BaseModelTrainer):
@@ -40,11 +40,22 @@ class ChurnTrainer(BaseModelTrainer):
             ModelRegistry(settings.mlflow_tracking_uri),
             settings.reports_dir,
             settings.data_dir,
-            {**settings.hyperparameters.model_dump(), **settings.validation.model_dump()},
+            {
+                **settings.hyperparameters.model_dump(),
+                **settings.validation.model_dump(),
+                "training_backend": settings.backend,
+            },
         )
         self.settings = settings
+        self.backend = training_backend(settings.backend, settings.distribution)
+        self.backend.check_lightgbm()
         self.client = client
         self.as_of = as_of
+
+    def train(self) -> TrainingOutcome:
+        """Run the recipe; Ray, where it fits, is stopped at its end."""
+        with self.backend:
+            return super().train()
 
     def load(self) -> TrainingData:
         """Fetch the matured subscribers, hold a stratified share out, and cut the rest into folds."""
@@ -74,7 +85,8 @@ class ChurnTrainer(BaseModelTrainer):
 
     def fit(self, preprocessing: Preprocessing, frame: pd.DataFrame) -> LightGBMModel:
         """Fit the boosted trees."""
-        return fit_lightgbm(preprocessing, frame, frame[LABEL].to_numpy(), self.settings.hyperparameters)
+        labels = frame[LABEL].to_numpy()
+        return fit_lightgbm(preprocessing, frame, labels, self.settings.hyperparameters, self.backend)
 
     def action_costs(self, frame: pd.DataFrame) -> np.ndarray:
         """Return what doing nothing, contacting and making an offer cost."""
@@ -82,11 +94,14 @@ class ChurnTrainer(BaseModelTrainer):
 
 
 def fit_lightgbm(
-    preprocessing: Preprocessing, frame: pd.DataFrame, labels: np.ndarray, parameters: ChurnHyperparameters
+    preprocessing: Preprocessing,
+    frame: pd.DataFrame,
+    labels: np.ndarray,
+    parameters: ChurnHyperparameters,
+    backend: TrainingBackend | None = None,
 ) -> LightGBMModel:
-    """Fit objective `binary`; the same input and seed give the same model bytes."""
-    import lightgbm
-
+    """Fit objective `binary`, here unless a backend is given; same input and seed, same model bytes."""
+    backend = backend or TrainingBackend()
     settings = parameters.model_dump(exclude={"n_estimators", "n_jobs"})
     settings |= {
         "objective": "binary",
@@ -95,8 +110,9 @@ def fit_lightgbm(
         "force_row_wise": True,  # else LightGBM times both layouts and may choose differently
         "verbosity": -1,
     }
-    data = training_set(preprocessing, frame, labels)
-    return LightGBMModel(lightgbm.train(settings, data, num_boost_round=parameters.n_estimators))
+    matrix = preprocessing.transform(frame)
+    booster = backend.train_lightgbm(settings, preprocessing, matrix, labels, parameters.n_estimators)
+    return LightGBMModel(booster)
 
 
 def churn_action_costs(churned: np.ndarray, values: ChurnValues) -> np.ndarray:

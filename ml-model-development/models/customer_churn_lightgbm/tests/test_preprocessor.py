@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from conftest import FakeFeatureStore
-from src.preprocessor import check_ranges, training_set
+from src.preprocessor import check_ranges
 
 from common_ml_utils.errors import SchemaMismatchError
-from common_ml_utils.preprocessing import Preprocessing
 
 
 def test_good_subscribers_pass_unchanged_nulls_included(subscribers: pd.DataFrame) -> None:
@@ -30,10 +28,3 @@ def test_impossible_values_are_refused_by_name(
     subscribers.loc[5, column] = value
     with pytest.raises(SchemaMismatchError, match=message):
         check_ranges(subscribers)
-
-
-def test_lightgbm_is_told_which_columns_are_categories(subscribers: pd.DataFrame) -> None:
-    preprocessing = Preprocessing.fit(FakeFeatureStore(subscribers).published.service, subscribers)
-    data = training_set(preprocessing, subscribers, subscribers["churned"].to_numpy())
-    assert data.categorical_feature == [2, 3]
-    assert data.feature_name == preprocessing.names

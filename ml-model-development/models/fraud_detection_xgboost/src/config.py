@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from common_ml_utils.base_model_trainer import ModelIdentity
+from common_ml_utils.hyperparameter_search import SearchSettings
 from common_ml_utils.settings import GateSettings, PlatformSettings
+from common_ml_utils.training_backends import BackendName, DistributionSettings
 
 FEATURE_SERVICE = "fraud_detection_v1"
 LABEL_NAME = "fraud"
@@ -72,4 +74,7 @@ class FraudTrainingSettings(PlatformSettings):
     hyperparameters: FraudHyperparameters = FraudHyperparameters()
     windows: FraudWindows = FraudWindows()
     costs: FraudCosts = FraudCosts()
+    backend: BackendName = "local"
+    distribution: DistributionSettings = DistributionSettings()
+    search: SearchSettings = SearchSettings(metric="average_precision")
     gate: GateSettings = GateSettings(metric="average_precision", floor=0.5)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, time, timedelta
 import numpy as np
 import pandas as pd
 
-from common_ml_utils.base_model_trainer import BaseModelTrainer, TrainingData
+from common_ml_utils.base_model_trainer import BaseModelTrainer, TrainingData, TrainingOutcome
 from common_ml_utils.command_line import run_command, utc_time
 from common_ml_utils.evaluation_utils import card_precision_at
 from common_ml_utils.feature_store_client import FeatureStoreClient
@@ -18,6 +18,7 @@ from common_ml_utils.mlflow_utils import ModelRegistry
 from common_ml_utils.native_models import XGBoostModel
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import TrainingInterval
+from common_ml_utils.training_backends import TrainingBackend, training_backend
 from common_ml_utils.training_sets import data_version
 from src.config import (
     FEATURE_SERVICE,
@@ -43,11 +44,22 @@ class FraudTrainer(BaseModelTrainer):
             ModelRegistry(settings.mlflow_tracking_uri),
             settings.reports_dir,
             settings.data_dir,
-            {**settings.hyperparameters.model_dump(), **settings.windows.model_dump()},
+            {
+                **settings.hyperparameters.model_dump(),
+                **settings.windows.model_dump(),
+                "training_backend": settings.backend,
+            },
         )
         self.settings = settings
+        self.backend = training_backend(settings.backend, settings.distribution)
+        self.backend.check_xgboost(settings.hyperparameters.model_dump())
         self.client = client
         self.as_of = as_of
+
+    def train(self) -> TrainingOutcome:
+        """Run the recipe; Spark or Ray, where one fits, is stopped at its end."""
+        with self.backend:
+            return super().train()
 
     def load(self) -> TrainingData:
         """Fetch training and holdout interval; without `as_of`, as of the end of the last loaded day."""
@@ -80,9 +92,8 @@ class FraudTrainer(BaseModelTrainer):
 
     def fit(self, preprocessing: Preprocessing, frame: pd.DataFrame) -> XGBoostModel:
         """Fit the boosted trees."""
-        return fit_xgboost(
-            preprocessing.transform(frame), frame[LABEL].to_numpy(), self.settings.hyperparameters
-        )
+        matrix, labels = preprocessing.transform(frame), frame[LABEL].to_numpy()
+        return fit_xgboost(matrix, labels, self.settings.hyperparameters, self.backend)
 
     def action_costs(self, frame: pd.DataFrame) -> np.ndarray:
         """Return what approving, reviewing and declining each transaction costs."""
@@ -94,10 +105,14 @@ class FraudTrainer(BaseModelTrainer):
         return {"card_precision_100": card_precision_at(days, cards, frame[LABEL].to_numpy(), scores)}
 
 
-def fit_xgboost(matrix: np.ndarray, labels: np.ndarray, parameters: FraudHyperparameters) -> XGBoostModel:
-    """Fit `binary:logistic` trees; the same input and seed give the same model bytes."""
-    import xgboost
-
+def fit_xgboost(
+    matrix: np.ndarray,
+    labels: np.ndarray,
+    parameters: FraudHyperparameters,
+    backend: TrainingBackend | None = None,
+) -> XGBoostModel:
+    """Fit `binary:logistic` trees, here unless a backend is given; same input and seed, same model bytes."""
+    backend = backend or TrainingBackend()
     settings = parameters.model_dump(exclude={"n_estimators", "learning_rate", "n_jobs", "max_bin"})
     settings |= {
         "objective": "binary:logistic",
@@ -106,10 +121,7 @@ def fit_xgboost(matrix: np.ndarray, labels: np.ndarray, parameters: FraudHyperpa
         # XGBoost refuses the bins of histograms when it is asked for exact splits.
         **({"max_bin": parameters.max_bin} if parameters.tree_method == "hist" else {}),
     }
-    booster = xgboost.train(
-        settings, xgboost.DMatrix(matrix, labels), num_boost_round=parameters.n_estimators
-    )
-    return XGBoostModel(booster)
+    return XGBoostModel(backend.train_xgboost(settings, matrix, labels, parameters.n_estimators))
 
 
 def fraud_action_costs(amounts: np.ndarray, frauds: np.ndarray, costs: FraudCosts) -> np.ndarray:

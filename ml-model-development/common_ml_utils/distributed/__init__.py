@@ -1,0 +1,1 @@
+"""The engines behind `TRAINING_BACKEND`: imported only when a fit is to run there."""
