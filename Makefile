@@ -22,6 +22,9 @@ PLATFORM_PY := $(LOCAL_DIR)/venvs/$(PLATFORM)/bin/python
 STACK := cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack
 WHEN_SET_UP := test -x $(PLATFORM_PY) || { echo "nothing is set up yet: make setup, or make demo"; exit 0; }
 TEST_STACK := $(STACK) --instance test
+# Two roots at a time, each root's output in one piece where make can.
+JOBS ?= 2
+IN_EVERY_ROOT = $(MAKE) --no-print-directory -j$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: help setup lock format check test test-unit test-integration test-e2e demo parity bench-features up-local down status logs reset clean
 
@@ -66,7 +69,7 @@ test: setup ## Every test: units, the small demo against an oracle, integration 
 	@$(MAKE) --no-print-directory test-integration
 
 test-unit: setup ## Unit and contract tests of every root, without network
-	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root test; done
+	@$(IN_EVERY_ROOT) $(ROOTS:%=test/%)
 
 test-e2e: setup ## The small demo, end to end, twice, checked against an oracle computed apart
 	@$(MAKE) --no-print-directory -C $(PLATFORM) test-e2e
@@ -78,7 +81,13 @@ test-integration: setup ## Tests of every root against the stack that the small 
 	for root in $(ROOTS); do ($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
 
 check: setup ## Lint, formatting and types in every root; modifies nothing
-	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root check; done
+	@$(IN_EVERY_ROOT) $(ROOTS:%=check/%)
+
+test/%:
+	@$(MAKE) --no-print-directory -C $* test
+
+check/%:
+	@$(MAKE) --no-print-directory -C $* check
 
 format: setup ## Format every root
 	@for root in $(ROOTS); do $(MAKE) --no-print-directory -C $$root format; done
