@@ -26,6 +26,7 @@ from common_ml_utils.plots import SHAP_ROWS, ShapSample, model_plots
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import (
     BundleContents,
+    ReasonCode,
     ReleaseBundle,
     TrainingInterval,
     golden_rows,
@@ -105,6 +106,10 @@ class BaseModelTrainer(ABC):
         """Return metrics only this model has."""
         return {}
 
+    def reason_codes(self, features: Sequence[str]) -> dict[str, ReasonCode]:
+        """Return feature -> reason code: the project's table, which stands beside its trainer."""
+        return read_reason_codes(Path(inspect.getfile(type(self))).with_name("reason_codes.json"), features)
+
     def train(self) -> TrainingOutcome:
         """Run the recipe and return the registered challenger; nothing is registered when a step fails."""
         self.registry.check_reachable()
@@ -173,10 +178,7 @@ class BaseModelTrainer(ABC):
             thresholds=result.validation.thresholds,
             reference=reference_statistics(data.training, result.preprocessing, result.scores),
             golden=golden_rows(data.holdout, result.preprocessing, result.model),
-            # A project's table of reason codes stands beside its trainer.
-            reason_codes=read_reason_codes(
-                Path(inspect.getfile(type(self))).with_name("reason_codes.json"), result.preprocessing.names
-            ),
+            reason_codes=self.reason_codes(result.preprocessing.names),
             training=data.interval,
             label_policy_version=data.label_policy_version,
             git_commit=git_commit(Path(__file__).parents[1]),
