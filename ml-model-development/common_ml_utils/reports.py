@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 import os
 import platform
@@ -15,6 +13,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from common_ml_utils.pages import Facts, Page, Plots, Section
 
 
 class StepClock:
@@ -73,34 +73,30 @@ def write_report(path: Path, results: Sequence[Mapping[str, Any]], **content: An
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1, allow_nan=False, default=str)
-    _replace(path, text)
+    _replace(path, text.encode())
 
 
 def write_html(
     path: Path, title: str, tables: Mapping[str, Mapping[str, Any]], plots: Mapping[str, bytes]
 ) -> None:
     """Write one self-contained page: tables of name and value, then the plots."""
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    for heading, rows in tables.items():
-        cells = "".join(
-            f"<tr><th>{html.escape(str(name))}</th><td>{html.escape(_text(value))}</td></tr>"
-            for name, value in rows.items()
-        )
-        parts.append(f"<h2>{html.escape(heading)}</h2><table>{cells}</table>")
-    for name, content in plots.items():
-        image = base64.b64encode(content).decode()
-        label = html.escape(name)
-        parts.append(f'<figure><img alt="{label}" src="data:image/png;base64,{image}"></figure>')
-    style = (
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "th{text-align:left;padding-right:2rem;font-weight:500}figure{margin:1rem 0}img{max-width:100%}"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(
-        path,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{style}</style>{''.join(parts)}</html>\n",
-    )
+    blocks = [Section(heading, [Facts(rows)]) for heading, rows in tables.items()]
+    if plots:
+        blocks.append(Section("Plots", [Plots(plots)]))
+    write_page(path, Page(title, "", [], blocks))
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write a page as HTML; replaces an older one."""
+    write_files(path.parent, {path.name: page.html().encode()})
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by their path in a folder, each replaced whole."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
 
 
 def peak_rss_mb() -> float:
@@ -114,18 +110,8 @@ def _module() -> str:
     return spec.name if spec else Path(sys.argv[0]).name
 
 
-def _text(value: Any) -> str:
-    return (
-        f"{value:,.4f}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
-
-
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Write beside the target and rename, so that a reader never sees half a report."""
     partial = path.with_suffix(f"{path.suffix}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     partial.replace(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common_ml_utils.pages import Block, Bullets, Facts, Links, Note, Page, Plots, Section, Table, Text
 from common_ml_utils.plots import ShapSample, model_plots
 from common_ml_utils.release_bundle import BundleContents
 from common_ml_utils.reports import StepClock, measurement, write_html, write_report
@@ -51,9 +52,52 @@ def test_a_page_escapes_what_it_shows(tmp_path: Path) -> None:
     write_html(tmp_path / "r.html", "<title>", {"a & b": {"x<y": 1.23456}}, {"plot": PNG})
     page = (tmp_path / "r.html").read_text()
     assert "<h1>&lt;title&gt;</h1>" in page
+    assert "a &amp; b" in page
+    assert "http" not in page  # nothing is loaded from elsewhere
     assert "x&lt;y" in page
     assert "1.2346" in page
     assert "data:image/png;base64," in page
+
+
+NASTY = '<script>alert("x")</script> a|b `c` *d* [e](f)'
+
+
+def test_no_block_lets_markup_through() -> None:
+    blocks: list[Block] = [
+        Text(NASTY),
+        Note("bad", [NASTY]),
+        Bullets([NASTY]),
+        Facts({NASTY: NASTY}),
+        Table([NASTY], [[NASTY]]),
+        Plots({"p": PNG}, {"p": NASTY}),
+        Links({NASTY: 'x.html" onclick="alert(1)'}),
+    ]
+    page = Page(NASTY, NASTY, blocks, [Section(NASTY, [])], NASTY)
+    document = page.html()
+    assert "<script" not in document
+    assert '" onclick' not in document
+    text = page.markdown()
+    assert "<script" not in text
+    assert "a\\|b \\`c\\` \\*d\\* \\[e]" in text
+    assert "a|b" not in text
+
+
+def test_numbers_stand_to_the_right_and_text_to_the_left() -> None:
+    table = Table(["name", "rows", "metric"], [["a", 1234, "0.9 (0.8 to 1.0)"], ["b", None, None]])
+    assert table.markdown("plots").splitlines() == [
+        "| name | rows | metric |",
+        "| --- | --: | --: |",
+        "| a | 1,234 | 0.9 (0.8 to 1.0) |",
+        "| b | – | – |",
+    ]
+    assert "<td class=number>1,234</td>" in table.html()
+    assert "<td>a</td>" in table.html()
+
+
+def test_markdown_names_the_images_that_html_embeds() -> None:
+    plots = Plots({"score": PNG}, {"score": "Scores"})
+    assert plots.markdown("../plots") == "![Scores](../plots/score.png)"
+    assert 'alt="Scores" src="data:image/png;base64,' in plots.html()
 
 
 def test_steps_are_timed_even_when_they_fail() -> None:
