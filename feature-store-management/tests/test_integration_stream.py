@@ -227,6 +227,29 @@ def test_outages_of_redis_database_and_broker_are_waited_out(rehearsal: Rehearsa
     assert_equal_to_the_oracle(rehearsal, events)
 
 
+def test_who_catches_up_waits_for_what_was_forwarded_also_while_the_log_does_not_show_it_yet(
+    rehearsal: Rehearsal,
+):
+    events = made_up_events(200, 1)
+    send(rehearsal, events)
+    catch_up(rehearsal)
+    later, earlier = (
+        sql.SQL("update {} set end_offset = end_offset {} 1").format(
+            sql.Identifier(f"{rehearsal.schema_prefix}stream", "forwarded_position"), sql.SQL(sign)
+        )
+        for sign in "+-"
+    )
+    assert rehearsal.database.execute(later).rowcount > 0
+    caught_up = threading.Thread(target=catch_up, args=(rehearsal,), daemon=True)
+    caught_up.start()
+    caught_up.join(5)
+    assert caught_up.is_alive(), "it did not wait"
+    rehearsal.database.execute(earlier)
+    caught_up.join(PATIENCE_SECONDS)
+    assert not caught_up.is_alive()
+    assert_equal_to_the_oracle(rehearsal, events)
+
+
 def test_processors_share_the_partitions_and_hand_them_over(rehearsal: Rehearsal):
     events = in_disorder(made_up_events(1_500, 2))
     parts = [events.iloc[part] for part in np.array_split(np.arange(len(events)), 3)]

@@ -1,9 +1,10 @@
 """Totals into the offline tables, and how far each partition's log is processed: one transaction for both.
 
-`<prefix>stream.partition_position` is the only memory of the processor. It says, for each partition of a
-consumer group, the next offset and the first offset of every day that is kept, so that the state can be
-rebuilt from the log. Neither broker can be asked for the latter, and the embedded one does not keep a
-commit's metadata.
+`<prefix>stream.partition_position` is the memory of the processor. It says, for each partition of a consumer
+group, the next offset and the first offset of every day that is kept, so that the state can be rebuilt from
+the log. Neither broker can be asked for the latter, and the embedded one does not keep a commit's metadata.
+`<prefix>stream.forwarded_position` says how far the group's own messages reach in the topics it forwards to:
+a message that the log has taken may be seen there only later.
 """
 
 from __future__ import annotations
@@ -89,6 +90,13 @@ class OfflineRows:
                     " primary key (consumer_group, topic, partition))"
                 ).format(schema)
             )
+            connection.execute(
+                sql.SQL(
+                    "create table if not exists {}.forwarded_position ("
+                    "consumer_group text, topic text, partition integer, end_offset bigint not null,"
+                    " primary key (consumer_group, topic, partition))"
+                ).format(schema)
+            )
         for view in self._views.values():
             try:
                 connection.execute(self._merge(view, nothing=True))
@@ -145,14 +153,38 @@ class OfflineRows:
         ).fetchone()
         return None if row is None else Position(row[0], {int(day): at for day, at in row[1].items()})
 
-    def advance(self, rows: Mapping[str, Sequence[TotalsRow]], steps: Sequence[Advance]) -> None:
-        """Write a view's rows (unique by key) and the steps together, or raise and write nothing.
+    def forwarded(self) -> dict[tuple[str, int], int]:
+        """Return, by topic and partition, the offset after the last message that the group forwarded."""
+        rows = self._connection.execute(
+            sql.SQL(
+                "select topic, partition, end_offset from {}.forwarded_position where consumer_group = %s"
+            ).format(sql.Identifier(self._schema)),
+            (self._group,),
+        )
+        return {(topic, partition): end for topic, partition, end in rows}
+
+    def advance(
+        self,
+        rows: Mapping[str, Sequence[TotalsRow]],
+        steps: Sequence[Advance],
+        forwarded: Mapping[tuple[str, int], int],
+    ) -> None:
+        """Write a view's rows (unique by key), steps and ends of what was forwarded together, or nothing.
 
         A row of the same key replaces the one that stands: it was made later in the same moment.
         """
         with self._connection.transaction():
             for step in sorted(steps, key=lambda step: (step.topic, step.partition)):
                 self._take(step)
+            for (topic, partition), end in sorted(forwarded.items()):
+                self._connection.execute(
+                    sql.SQL(
+                        "insert into {} as known (consumer_group, topic, partition, end_offset)"
+                        " values (%s, %s, %s, %s) on conflict (consumer_group, topic, partition)"
+                        " do update set end_offset = greatest(known.end_offset, excluded.end_offset)"
+                    ).format(sql.Identifier(self._schema, "forwarded_position")),
+                    (self._group, topic, partition, end),
+                )
             for name, some in rows.items():
                 if some:
                     view = self._views[name]

@@ -452,16 +452,19 @@ class Session:
         self._rows = {name: {} for name in self._rows}
         self._dirty = False
         self._committed_at = time.monotonic()
-        self._committing = self._worker.submit(self._make_durable, rows, steps)
+        sent, self._last_sent = self._last_sent, {}
+        self._committing = self._worker.submit(self._make_durable, rows, steps, sent)
         if wait:
             self._commit(wait=True)
 
-    def _make_durable(self, rows: dict[str, list[TotalsRow]], steps: list[Advance]) -> None:
+    def _make_durable(
+        self, rows: dict[str, list[TotalsRow]], steps: list[Advance], sent: dict[tuple[str, int], Any]
+    ) -> None:
         # What was forwarded must be in the log before the position says that it was.
         self._producer.flush(timeout=FLUSH_SECONDS)
         if self._send_error is not None:
             raise self._send_error
-        self._offline.advance(rows, steps)
+        self._offline.advance(rows, steps, {at: last.value.offset + 1 for at, last in sent.items()})
 
     # Where the log ends.
 
@@ -474,10 +477,13 @@ class Session:
             if partition.rebuilding:
                 self._finish_rebuild(partition)
         self._commit(wait=True)
-        for (topic, number), sent in self._last_sent.items():
-            at = TopicPartition(topic, number)
-            if at in self._partitions and self._consumer.position(at) <= sent.value.offset:
-                return False
+        # The log may show a message later than it took it: what was forwarded says how far to read.
+        forwarded = self._offline.forwarded()
+        if any(
+            self._consumer.position(at) < forwarded.get((at.topic, at.partition), 0)
+            for at in self._partitions
+        ):
+            return False
         return not self._dirty
 
     def _update_gauges(self) -> None:
