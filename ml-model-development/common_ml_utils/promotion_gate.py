@@ -1,11 +1,12 @@
-"""The promotion gate: challenger against champion on the same rows, a verdict with reasons, one alias move.
+"""The promotion gate: challenger against champion on the same rows, guards, a verdict, one alias move.
 
 A refusal is a result. An error (no challenger, an altered bundle, no registry) raises, and nothing moves.
+Any kind of model: a `GateProject` measures candidates and supplies the guards of its data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,16 +16,23 @@ import numpy as np
 import pandas as pd
 
 from common_ml_utils.errors import RegistryError
-from common_ml_utils.evaluation_utils import (
-    METRICS,
-    PairedComparison,
-    paired_bootstrap,
-    ranking_and_calibration,
-)
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
-from common_ml_utils.release_bundle import Manifest
+from common_ml_utils.promotion_evaluation import CALIBRATION, Comparison, Evaluation, compare
+from common_ml_utils.promotion_guards import (
+    ASK,
+    OK,
+    REFUSE,
+    Finding,
+    calibration_finding,
+    comparison_finding,
+    floor_finding,
+    slice_findings,
+)
 from common_ml_utils.reports import measurement, write_report
 from common_ml_utils.settings import GateSettings
+from common_ml_utils.slices import Slices
+
+Decision = Literal["promote", "refuse", "needs approval"]
 
 
 @dataclass(frozen=True)
@@ -34,32 +42,63 @@ class Holdout:
     frame: pd.DataFrame
     labels: np.ndarray
     groups: np.ndarray
+    slices: Slices = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a project measured: the challenger on its whole holdout, and both on the rows fair to both.
+
+    `pair` is (champion, challenger) on the same rows, None without a champion and when there is no fair
+    comparison; then `unfair` says why. `notes` are said in the report.
+    """
+
+    challenger: Evaluation
+    pair: tuple[Evaluation, Evaluation] | None = None
+    unfair: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class GateProject(Protocol):
+    """What a model project supplies."""
+
+    def measure(self, challenger: RegisteredBundle[Any], champion: RegisteredBundle[Any] | None) -> Measured:
+        """Measure the challenger on its holdout, and the champion on the rows it was not trained on.
+
+        Raises DataError for a holdout that can't be measured.
+        """
+
+    def findings(
+        self, challenger: RegisteredBundle[Any], champion: RegisteredBundle[Any] | None
+    ) -> Sequence[Finding]:
+        """Return what the guards of bundle and training data found."""
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the verdict rests on."""
 
-    challenger: dict[str, float]
-    champion: dict[str, float] | None = None
-    comparison: PairedComparison | None = None
-    same_bundle: bool = False
-    champion_saw_holdout: bool = False
+    measured: Measured | None = None
+    comparison: Comparison | None = None
+    findings: Sequence[Finding] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Promote or refuse, with every reason; for a promotion, what was shown."""
+    """The decision with every reason: what speaks against, or for a promotion what was shown."""
 
-    decision: Literal["promote", "refuse"]
+    decision: Decision
     reasons: list[str] = field(default_factory=list)
 
 
 class Registry(Protocol):
     """What the gate needs of the model registry."""
 
-    def load(self, model_name: str, alias: str) -> RegisteredBundle | None:
+    def load(self, model_name: str, alias: str) -> RegisteredBundle[Any] | None:
         """Return the verified bundle behind an alias."""
+
+    def version_of(self, model_name: str, alias: str) -> int | None:
+        """Return the version behind an alias."""
 
     def promote(self, model_name: str, version: int) -> None:
         """Move the alias `champion`."""
@@ -72,109 +111,76 @@ class Ledger(Protocol):
         """Append a verdict that stands only if the block succeeds."""
 
 
-def judge(evidence: Evidence, gate: GateSettings) -> Verdict:
-    """Decide from the evidence alone: the first model needs the floor, later ones must also be better."""
-    value = evidence.challenger[gate.metric]
-    against: list[str] = []
-    if evidence.same_bundle:
-        return Verdict("refuse", ["not better: the challenger is the champion, byte for byte"])
-    if evidence.champion_saw_holdout:
-        return Verdict("refuse", ["no fair comparison: the champion was trained on a part of this holdout"])
-    if value < gate.floor:
-        against.append(f"below the floor: {gate.metric} {value:.4f} < {gate.floor:.4f}")
-    comparison, champion = evidence.comparison, evidence.champion
-    if comparison is None or champion is None:
-        return (
-            Verdict("refuse", against)
-            if against
-            else Verdict(
-                "promote", [f"first model: {gate.metric} {value:.4f} reaches the floor {gate.floor:.4f}"]
-            )
-        )
-    shown = (
-        f"{gate.metric} {comparison.challenger:.4f} against {comparison.champion:.4f} "
-        f"({comparison.difference:+.4f}, interval {comparison.lower:+.4f} to {comparison.upper:+.4f}), "
-        f"better in {comparison.probability_better:.1%} of {comparison.resamples} resamples"
-    )
-    if comparison.probability_better < gate.confidence or comparison.difference <= 0:
-        against.append(f"not better: {shown}; {gate.confidence:.1%} are asked for")
-    worse = evidence.challenger["calibration_error"] - champion["calibration_error"]
-    if worse > gate.calibration_tolerance:
-        against.append(
-            f"calibration error grows by {worse:.4f}, at most {gate.calibration_tolerance} is allowed"
-        )
-    return Verdict("refuse", against) if against else Verdict("promote", [f"better: {shown}"])
+def judge(findings: Sequence[Finding]) -> Verdict:
+    """Decide from the findings: one that refuses refuses, else one that asks asks, else promote."""
+    against = [finding.message for finding in findings if finding.outcome == REFUSE]
+    asking = [finding.message for finding in findings if finding.outcome == ASK]
+    if against:
+        return Verdict("refuse", [*against, *asking])
+    if asking:
+        return Verdict("needs approval", asking)
+    shown = [f.message for f in findings if f.guard in ("first model", "comparison")]
+    return Verdict("promote", shown)
 
 
 def gather_evidence(
-    challenger: RegisteredBundle,
-    champion: RegisteredBundle | None,
-    holdout_for: Callable[[RegisteredBundle], Holdout],
-    saw_holdout: Callable[[Manifest, Manifest], bool],
+    challenger: RegisteredBundle[Any],
+    champion: RegisteredBundle[Any] | None,
+    project: GateProject,
     gate: GateSettings,
 ) -> Evidence:
-    """Score both bundles on the challenger's holdout.
-
-    `holdout_for` gives that holdout with the features of a bundle's own feature service; both must hold the
-    same rows. `saw_holdout(champion, challenger)` tells whether the champion's training reaches into it.
-    """
-    rows = holdout_for(challenger)
-    scores = challenger.bundle.score_frame(rows.frame)
-    metrics = ranking_and_calibration(rows.labels, scores)
-    if champion is None:
-        return Evidence(metrics)
-    if champion.bundle.sha256 == challenger.bundle.sha256:
-        return Evidence(metrics, metrics, same_bundle=True)
-    if saw_holdout(champion.bundle.manifest, challenger.bundle.manifest):
-        return Evidence(metrics, champion_saw_holdout=True)
-    same_service = champion.bundle.contract.sha256 == challenger.bundle.contract.sha256
-    champion_rows = rows if same_service else holdout_for(champion)
-    if not np.array_equal(champion_rows.labels, rows.labels):
-        raise RegistryError("champion and challenger were given different holdout rows")
-    champion_scores = champion.bundle.score_frame(champion_rows.frame)
-    comparison = paired_bootstrap(
-        rows.labels,
-        champion_scores,
-        scores,
-        rows.groups,
-        METRICS[gate.metric],
-        resamples=gate.resamples,
-        seed=gate.seed,
-    )
-    return Evidence(metrics, ranking_and_calibration(rows.labels, champion_scores), comparison)
+    """Measure both candidates and run every guard; a challenger that is the champion is only named."""
+    if champion is not None and champion.bundle.sha256 == challenger.bundle.sha256:
+        message = "not better: the challenger is the champion, byte for byte"
+        return Evidence(findings=[Finding("same bundle", REFUSE, message)])
+    measured = project.measure(challenger, champion)
+    mine = measured.challenger
+    findings = [floor_finding(mine.metrics[gate.metric], gate)]
+    if measured.unfair:
+        findings.append(Finding("comparison", REFUSE, f"no fair comparison: {measured.unfair}"))
+    comparison = None
+    if measured.pair is not None:
+        old, new = measured.pair
+        comparison, differences = compare(
+            old, new, gate.metric, margin=gate.margin, resamples=gate.resamples, seed=gate.seed
+        )
+        findings.append(comparison_finding(comparison, gate))
+        by_slice = {name.removeprefix("slice: "): each for name, each in differences.items()}
+        findings += slice_findings(new.slices, old.slices, by_slice, gate)
+        if CALIBRATION in differences:
+            errors = new.metrics[CALIBRATION], old.metrics[CALIBRATION]
+            findings.append(calibration_finding(*errors, differences[CALIBRATION], gate))
+    else:
+        if champion is None:
+            message = f"first model: {findings[0].message}"
+            findings.append(Finding("first model", OK, message))
+        if CALIBRATION in mine.resampled:
+            findings.append(calibration_finding(mine.metrics[CALIBRATION], None, [], gate))
+    return Evidence(measured, comparison, [*findings, *project.findings(challenger, champion)])
 
 
 @dataclass(frozen=True)
 class PromotionGate:
-    """Judges `staging` against `champion`, writes the ledger, moves the alias on a promotion, reports.
-
-    `holdout_for(bundle, challenger)` gives the challenger's holdout with the bundle's features.
-    """
+    """Judges `staging` against `champion`, writes the ledger, moves the alias on a promotion, reports."""
 
     model_name: str
     registry: Registry
     ledger: Ledger
     settings: GateSettings
-    holdout_for: Callable[[RegisteredBundle, RegisteredBundle], Holdout]
-    saw_holdout: Callable[[Manifest, Manifest], bool]
+    project: GateProject
     report: Path
 
     def run(self) -> Verdict:
-        """Decide once; raises RegistryError when there is no challenger."""
+        """Decide once; raises RegistryError when there is no challenger or an alias moves meanwhile."""
         challenger = self.registry.load(self.model_name, STAGING)
         if challenger is None:
             raise RegistryError(f"{self.model_name} has no version with alias {STAGING!r}: train one first")
         champion = self.registry.load(self.model_name, CHAMPION)
-        evidence = gather_evidence(
-            challenger,
-            champion,
-            lambda bundle: self.holdout_for(bundle, challenger),
-            self.saw_holdout,
-            self.settings,
-        )
-        verdict = judge(evidence, self.settings)
+        evidence = gather_evidence(challenger, champion, self.project, self.settings)
+        verdict = judge(evidence.findings)
         facts = _facts(challenger, champion, evidence, verdict, self.settings)
         with self.ledger.appending(self.model_name, verdict.decision, facts) as digest:
+            self._require_unmoved(challenger, champion)
             if verdict.decision == "promote":
                 self.registry.promote(self.model_name, challenger.version)
         in_production = challenger if verdict.decision == "promote" else champion
@@ -190,25 +196,46 @@ class PromotionGate:
         print(f"{self.model_name} version {challenger.version}: {verdict.decision}: {reasons}")
         return verdict
 
+    def _require_unmoved(
+        self, challenger: RegisteredBundle[Any], champion: RegisteredBundle[Any] | None
+    ) -> None:
+        """Raise RegistryError when an alias names another version than the one that was judged."""
+        judged = {STAGING: challenger.version, CHAMPION: None if champion is None else champion.version}
+        for alias, version in judged.items():
+            now = self.registry.version_of(self.model_name, alias)
+            if now != version:
+                raise RegistryError(
+                    f"{alias} of {self.model_name} moved from version {version} to {now} while it was "
+                    "judged: run the gate again"
+                )
+
 
 def _facts(
-    challenger: RegisteredBundle,
-    champion: RegisteredBundle | None,
+    challenger: RegisteredBundle[Any],
+    champion: RegisteredBundle[Any] | None,
     evidence: Evidence,
     verdict: Verdict,
     gate: GateSettings,
 ) -> dict[str, Any]:
+    measured = evidence.measured
+    pair = None if measured is None else measured.pair
+    in_production = challenger if verdict.decision == "promote" else champion
     return {
         "verdict": verdict.decision,
         "reasons": verdict.reasons,
-        "challenger": _candidate(challenger, evidence.challenger),
-        "champion": None if champion is None else _candidate(champion, evidence.champion),
+        "challenger": _candidate(challenger, None if measured is None else measured.challenger),
+        "champion": None if champion is None else _candidate(champion, None if pair is None else pair[0]),
+        "in_production": None
+        if in_production is None
+        else {"version": in_production.version, "bundle_sha256": in_production.bundle.sha256},
         "comparison": None if evidence.comparison is None else asdict(evidence.comparison),
+        "findings": [asdict(finding) for finding in evidence.findings],
+        "notes": [] if measured is None else list(measured.notes),
         "gate": gate.model_dump(mode="json"),
     }
 
 
-def _candidate(candidate: RegisteredBundle, metrics: dict[str, float] | None) -> dict[str, Any]:
+def _candidate(candidate: RegisteredBundle[Any], evaluation: Evaluation | None) -> dict[str, Any]:
     manifest = candidate.bundle.manifest
     return {
         "version": candidate.version,
@@ -216,12 +243,18 @@ def _candidate(candidate: RegisteredBundle, metrics: dict[str, float] | None) ->
         "data_version": manifest.data_version,
         "git_commit": manifest.git_commit,
         "training": manifest.training.model_dump(mode="json"),
-        "metrics": metrics,
+        "metrics": None if evaluation is None else dict(evaluation.metrics),
+        "holdout_rows": None if evaluation is None else evaluation.rows,
+        "holdout_support": None if evaluation is None else evaluation.support,
     }
 
 
 def _results(evidence: Evidence, gate: GateSettings) -> list[dict[str, Any]]:
-    champion = evidence.champion or {}
+    if evidence.measured is None:
+        return []
+    pair = evidence.measured.pair
+    champion = {} if pair is None else pair[0].metrics
+    mine = evidence.measured.challenger if pair is None else pair[1]
     return [
         measurement(
             name,
@@ -231,5 +264,5 @@ def _results(evidence: Evidence, gate: GateSettings) -> list[dict[str, Any]]:
             peer="champion" if name in champion else "",
             peer_value=champion.get(name),
         )
-        for name, value in evidence.challenger.items()
+        for name, value in mine.metrics.items()
     ]

@@ -1,23 +1,24 @@
-"""The gate promotes only what is better on the same rows, and says why it does not."""
+"""The gate promotes what is not worse on the same rows, and says why it does not."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_contents
 
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
-from common_ml_utils.errors import LedgerError, RegistryError
-from common_ml_utils.evaluation_utils import PairedComparison
+from common_ml_utils.errors import DataError, LedgerError, RegistryError
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
-from common_ml_utils.promotion_gate import Evidence, Holdout, PromotionGate, judge
+from common_ml_utils.promotion_evaluation import Evaluation, classifier_evaluation
+from common_ml_utils.promotion_gate import Holdout, Measured, PromotionGate, Verdict, judge
+from common_ml_utils.promotion_guards import ASK, OK, REFUSE, Finding
 from common_ml_utils.release_bundle import ReleaseBundle, write_bundle
 from common_ml_utils.settings import GateSettings
 
@@ -28,12 +29,16 @@ GATE = GateSettings(metric="auc_roc", floor=0.6, confidence=0.9, resamples=200)
 class FakeRegistry:
     """Aliases in a dictionary."""
 
-    def __init__(self, **aliases: RegisteredBundle) -> None:
+    def __init__(self, **aliases: RegisteredBundle[ReleaseBundle]) -> None:
         self.aliases = dict(aliases)
 
-    def load(self, model_name: str, alias: str) -> RegisteredBundle | None:
+    def load(self, model_name: str, alias: str) -> RegisteredBundle[ReleaseBundle] | None:
         assert model_name == NAME
         return self.aliases.get(alias)
+
+    def version_of(self, model_name: str, alias: str) -> int | None:
+        found = self.load(model_name, alias)
+        return None if found is None else found.version
 
     def promote(self, model_name: str, version: int) -> None:
         if CHAMPION in self.aliases:
@@ -57,21 +62,57 @@ class FakeLedger:
 
 
 @pytest.fixture
-def good(contract: PublishedContract, parcels: pd.DataFrame, tmp_path: Path) -> RegisteredBundle:
+def good(
+    contract: PublishedContract, parcels: pd.DataFrame, tmp_path: Path
+) -> RegisteredBundle[ReleaseBundle]:
     return registered(contract, parcels, tmp_path / "good", version=2)
 
 
 @pytest.fixture
-def poor(contract: PublishedContract, parcels: pd.DataFrame, tmp_path: Path) -> RegisteredBundle:
+def poor(
+    contract: PublishedContract, parcels: pd.DataFrame, tmp_path: Path
+) -> RegisteredBundle[ReleaseBundle]:
     noise = parcels.assign(lost=parcels["lost"].sample(frac=1, random_state=0).to_numpy())
     return registered(contract, noise, tmp_path / "poor", version=1)
 
 
 def registered(
     contract: PublishedContract, parcels: pd.DataFrame, folder: Path, version: int
-) -> RegisteredBundle:
+) -> RegisteredBundle[ReleaseBundle]:
     write_bundle(make_contents(contract, parcels), folder)
     return RegisteredBundle(NAME, version, ReleaseBundle.load(folder))
+
+
+@dataclass
+class ParcelProject:
+    """Scores the parcels it is given; finds what it is told to find."""
+
+    holdouts: Callable[[RegisteredBundle[ReleaseBundle]], Holdout]
+    settings: GateSettings
+    unfair: str = ""
+    found: tuple[Finding, ...] = ()
+
+    def measure(
+        self,
+        challenger: RegisteredBundle[ReleaseBundle],
+        champion: RegisteredBundle[ReleaseBundle] | None,
+    ) -> Measured:
+        mine = self._evaluation(challenger)
+        if champion is None or self.unfair:
+            return Measured(mine, unfair=self.unfair)
+        return Measured(mine, (self._evaluation(champion), mine))
+
+    def findings(
+        self,
+        challenger: RegisteredBundle[ReleaseBundle],
+        champion: RegisteredBundle[ReleaseBundle] | None,
+    ) -> tuple[Finding, ...]:
+        return self.found
+
+    def _evaluation(self, candidate: RegisteredBundle[ReleaseBundle]) -> Evaluation:
+        rows = self.holdouts(candidate)
+        scores = candidate.bundle.score_frame(rows.frame)
+        return classifier_evaluation(rows.labels, scores, rows.groups, rows.slices, self.settings.metric)
 
 
 def gate(
@@ -81,7 +122,8 @@ def gate(
     folder: Path,
     *,
     settings: GateSettings = GATE,
-    saw_holdout: bool = False,
+    unfair: str = "",
+    found: tuple[Finding, ...] = (),
 ) -> PromotionGate:
     holdout = Holdout(parcels, parcels["lost"].to_numpy(), parcels["parcel_id"].to_numpy())
     return PromotionGate(
@@ -89,14 +131,13 @@ def gate(
         registry=registry,
         ledger=ledger,
         settings=settings,
-        holdout_for=lambda bundle, challenger: holdout,
-        saw_holdout=lambda champion, challenger: saw_holdout,
+        project=ParcelProject(lambda candidate: holdout, settings, unfair, found),
         report=folder / "gate.json",
     )
 
 
 def test_the_first_model_needs_only_the_floor(
-    good: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    good: RegisteredBundle[ReleaseBundle], parcels: pd.DataFrame, tmp_path: Path
 ) -> None:
     registry, ledger = FakeRegistry(staging=good), FakeLedger()
     assert gate(registry, ledger, parcels, tmp_path).run().decision == "promote"
@@ -107,7 +148,7 @@ def test_the_first_model_needs_only_the_floor(
 
 
 def test_a_first_model_below_the_floor_is_refused(
-    poor: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    poor: RegisteredBundle[ReleaseBundle], parcels: pd.DataFrame, tmp_path: Path
 ) -> None:
     registry, ledger = FakeRegistry(staging=poor), FakeLedger()
     verdict = gate(registry, ledger, parcels, tmp_path).run()
@@ -118,7 +159,10 @@ def test_a_first_model_below_the_floor_is_refused(
 
 
 def test_a_better_challenger_replaces_the_champion_which_becomes_previous(
-    good: RegisteredBundle, poor: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    good: RegisteredBundle[ReleaseBundle],
+    poor: RegisteredBundle[ReleaseBundle],
+    parcels: pd.DataFrame,
+    tmp_path: Path,
 ) -> None:
     registry = FakeRegistry(staging=good, champion=poor)
     verdict = gate(registry, FakeLedger(), parcels, tmp_path).run()
@@ -128,7 +172,10 @@ def test_a_better_challenger_replaces_the_champion_which_becomes_previous(
 
 
 def test_a_worse_challenger_is_refused_with_both_figures(
-    good: RegisteredBundle, poor: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    good: RegisteredBundle[ReleaseBundle],
+    poor: RegisteredBundle[ReleaseBundle],
+    parcels: pd.DataFrame,
+    tmp_path: Path,
 ) -> None:
     registry = FakeRegistry(staging=poor, champion=good)
     settings = GATE.model_copy(update={"floor": 0.0})
@@ -142,7 +189,7 @@ def test_a_worse_challenger_is_refused_with_both_figures(
 
 
 def test_the_champion_itself_is_not_better(
-    good: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    good: RegisteredBundle[ReleaseBundle], parcels: pd.DataFrame, tmp_path: Path
 ) -> None:
     registry = FakeRegistry(staging=good, champion=good)
     verdict = gate(registry, FakeLedger(), parcels, tmp_path).run()
@@ -151,23 +198,26 @@ def test_the_champion_itself_is_not_better(
 
 
 def test_a_champion_that_saw_the_holdout_makes_no_fair_comparison(
-    good: RegisteredBundle, poor: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    good: RegisteredBundle[ReleaseBundle],
+    poor: RegisteredBundle[ReleaseBundle],
+    parcels: pd.DataFrame,
+    tmp_path: Path,
 ) -> None:
     registry = FakeRegistry(staging=good, champion=poor)
-    verdict = gate(registry, FakeLedger(), parcels, tmp_path, saw_holdout=True).run()
+    verdict = gate(registry, FakeLedger(), parcels, tmp_path, unfair="the champion was trained on it").run()
     assert verdict.decision == "refuse"
     assert "no fair comparison" in verdict.reasons[0]
 
 
 def test_without_a_challenger_it_is_an_error(
-    good: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    good: RegisteredBundle[ReleaseBundle], parcels: pd.DataFrame, tmp_path: Path
 ) -> None:
     with pytest.raises(RegistryError, match="train one first"):
         gate(FakeRegistry(champion=good), FakeLedger(), parcels, tmp_path).run()
 
 
 def test_nothing_is_promoted_when_the_ledger_can_not_be_written(
-    good: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    good: RegisteredBundle[ReleaseBundle], parcels: pd.DataFrame, tmp_path: Path
 ) -> None:
     registry = FakeRegistry(staging=good)
     with pytest.raises(LedgerError):
@@ -176,53 +226,63 @@ def test_nothing_is_promoted_when_the_ledger_can_not_be_written(
     assert not (tmp_path / "gate.json").exists()
 
 
-def comparison(difference: float, probability: float) -> PairedComparison:
-    return PairedComparison(
-        0.8, 0.8 + difference, difference, difference - 0.01, difference + 0.01, probability, 1000
-    )
-
-
-def evidence(difference: float, probability: float, calibration: float = 0.01) -> Evidence:
-    metrics = {"auc_roc": 0.8 + difference, "calibration_error": calibration}
-    return Evidence(metrics, {"auc_roc": 0.8, "calibration_error": 0.01}, comparison(difference, probability))
-
-
-@pytest.mark.parametrize(
-    ("case", "decision"),
-    [
-        (evidence(0.01, 0.95), "promote"),
-        (evidence(0.01, 0.90), "promote"),
-        (evidence(0.01, 0.89), "refuse"),
-        (evidence(-0.01, 0.95), "refuse"),
-        (evidence(0.01, 0.99, calibration=0.03), "refuse"),
-        (evidence(0.01, 0.99, calibration=0.019), "promote"),
-    ],
-)
-def test_confidence_and_calibration_both_guard_a_promotion(case: Evidence, decision: str) -> None:
-    assert judge(case, GATE).decision == decision
-
-
-def test_every_reason_against_is_given() -> None:
-    worst = evidence(-0.3, 0.0, calibration=0.2)
-    assert len(judge(worst, GATE).reasons) == 3
-
-
 def test_candidates_with_different_rows_are_an_error(
-    good: RegisteredBundle, poor: RegisteredBundle, parcels: pd.DataFrame, tmp_path: Path
+    good: RegisteredBundle[ReleaseBundle],
+    poor: RegisteredBundle[ReleaseBundle],
+    parcels: pd.DataFrame,
+    tmp_path: Path,
 ) -> None:
-    other = RegisteredBundle(NAME, 1, poor.bundle)
-    other.bundle.contract = PublishedContract(
-        text=other.bundle.contract.text + " ", service=other.bundle.contract.service
-    )
-    labels = parcels["lost"].to_numpy()
+    def holdouts(candidate: RegisteredBundle[ReleaseBundle]) -> Holdout:
+        rows = parcels if candidate is good else parcels.iloc[1:]
+        return Holdout(rows, rows["lost"].to_numpy(), rows["parcel_id"].to_numpy())
 
-    def holdout_for(bundle: RegisteredBundle, challenger: RegisteredBundle) -> Holdout:
-        mine = labels if bundle is challenger else np.flip(labels)
-        return Holdout(parcels, mine, parcels["parcel_id"].to_numpy())
-
-    registry = FakeRegistry(staging=good, champion=other)
+    registry, ledger = FakeRegistry(staging=good, champion=poor), FakeLedger()
     broken = PromotionGate(
-        NAME, registry, FakeLedger(), GATE, holdout_for, lambda a, b: False, tmp_path / "gate.json"
+        NAME, registry, ledger, GATE, ParcelProject(holdouts, GATE), tmp_path / "gate.json"
     )
-    with pytest.raises(RegistryError, match="different holdout rows"):
+    with pytest.raises(DataError, match="different holdout rows"):
         broken.run()
+    assert registry.aliases[CHAMPION] is poor
+    assert ledger.entries == []
+
+
+def test_a_finding_that_asks_leaves_the_champion_and_says_why(
+    good: RegisteredBundle[ReleaseBundle],
+    poor: RegisteredBundle[ReleaseBundle],
+    parcels: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    registry, ledger = FakeRegistry(staging=good, champion=poor), FakeLedger()
+    found = (Finding("latency", ASK, "slower"),)
+    verdict = gate(registry, ledger, parcels, tmp_path, found=found).run()
+    assert (verdict.decision, verdict.reasons) == ("needs approval", ["slower"])
+    assert registry.aliases[CHAMPION] is poor
+    assert [decision for decision, _ in ledger.entries] == ["needs approval"]
+    assert json.loads((tmp_path / "gate.json").read_text())["champion_after"] == 1
+
+
+def test_a_refusal_outweighs_a_question_and_every_reason_is_given() -> None:
+    found = [Finding("a", ASK, "slow"), Finding("b", OK, "fine"), Finding("c", REFUSE, "stale")]
+    assert judge(found) == Verdict("refuse", ["stale", "slow"])
+
+
+def test_an_alias_that_moves_while_it_is_judged_stops_the_promotion(
+    good: RegisteredBundle[ReleaseBundle],
+    poor: RegisteredBundle[ReleaseBundle],
+    parcels: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry, ledger = FakeRegistry(staging=good), FakeLedger()
+    moved = gate(registry, ledger, parcels, tmp_path)
+    measure = moved.project.measure
+
+    def slow(challenger: Any, champion: Any) -> Measured:
+        registry.aliases[CHAMPION] = poor
+        return measure(challenger, champion)
+
+    monkeypatch.setattr(moved.project, "measure", slow)
+    with pytest.raises(RegistryError, match="champion of parcel-loss-model moved from version None to 1"):
+        moved.run()
+    assert registry.aliases[CHAMPION] is poor
+    assert ledger.entries == []

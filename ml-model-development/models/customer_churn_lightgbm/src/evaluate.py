@@ -7,42 +7,62 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
+import numpy as np
+import pandas as pd
+
 from common_ml_utils.command_line import run_command
+from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.feature_store_client import FeatureStoreClient
-from common_ml_utils.mlflow_utils import RegisteredBundle
-from common_ml_utils.project_gate import run_project_gate
-from common_ml_utils.promotion_gate import Holdout
+from common_ml_utils.project_gate import Candidate, TrainingSource, run_classifier_gate
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.training_sets import TrainingSetStore
 from src.config import IDENTITY, LABEL_NAME, ChurnTrainingSettings
 from src.data_loader import KEY, LABEL, load_labelled, split_holdout
+from src.slices import slices_of
 
 
 def gate(settings: ChurnTrainingSettings) -> None:
-    """Judge the challenger against the champion on held-out subscribers; move the alias if it is better."""
-    run_project_gate(settings, settings.gate, IDENTITY, load_holdout, trained_into_holdout)
+    """Judge the challenger against the champion on held-out subscribers; move the alias if it earns it."""
+    run_classifier_gate(settings, settings.gate, IDENTITY, SOURCE)
 
 
-def load_holdout(
-    client: FeatureStoreClient,
-    kept: TrainingSetStore,
-    candidate: RegisteredBundle,
-    challenger: RegisteredBundle,
-) -> Holdout:
-    """Return the challenger's holdout with the candidate's features: the kept rows, else fetched again."""
-    contract = candidate.bundle.contract
-    manifest = challenger.bundle.manifest
-    labelled = kept.load(manifest.data_version, client.dataset_id(), contract.sha256)
-    if labelled is None:
-        delay = timedelta(days=client.label_policy(LABEL_NAME).delay_days)
-        labelled = load_labelled(client, contract, manifest.training.end + delay)
-    frame = split_holdout(labelled)[1]
-    return Holdout(frame, frame[LABEL].to_numpy(), frame[KEY].to_numpy())
+def load_training(
+    client: FeatureStoreClient, contract: PublishedContract, manifest: Manifest
+) -> pd.DataFrame:
+    """Return the subscribers of a training with a contract's features, fetched again."""
+    delay = timedelta(days=client.label_policy(LABEL_NAME).delay_days)
+    return load_labelled(client, contract, manifest.training.end + delay)
 
 
-def trained_into_holdout(champion: Manifest, challenger: Manifest) -> bool:
-    """Say no: who is held out hangs on the subscriber's id, so no model was trained on another's holdout."""
-    return False
+def split(rows: pd.DataFrame, manifest: Manifest) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Part rows by who is held out."""
+    return split_holdout(rows)
+
+
+def seen_by(
+    client: FeatureStoreClient, kept: TrainingSetStore, champion: Candidate, holdout: pd.DataFrame
+) -> np.ndarray:
+    """Mark the subscribers the champion was trained on.
+
+    Who is held out hangs on the subscriber's id and a share of each class, so when others have joined since,
+    a few at the border may have changed sides.
+    """
+    manifest, contract = champion.bundle.manifest, champion.bundle.contract
+    rows = kept.load(manifest.data_version, client.dataset_id(), contract.sha256)
+    if rows is None:
+        rows = load_training(client, contract, manifest)
+    return holdout[KEY].isin(split_holdout(rows)[0][KEY]).to_numpy()
+
+
+SOURCE = TrainingSource(
+    key=KEY,
+    label=LABEL,
+    group=KEY,
+    load=load_training,
+    split=split,
+    seen=seen_by,
+    slices_of=slices_of,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,10 +11,11 @@ import pytest
 from conftest import KINDS, FakeFeatureStore, FakeRegistry, Trained, run_training
 from src.config import ChurnHyperparameters, ChurnTrainingSettings, ChurnValues
 from src.data_loader import KEY, split_holdout
-from src.evaluate import load_holdout
+from src.evaluate import SOURCE
 from src.train import churn_action_costs, fit_lightgbm
 
 from common_ml_utils.errors import DataError, ModelDevelopmentError
+from common_ml_utils.project_gate import ClassifierProject
 from common_ml_utils.training_sets import TrainingSetStore
 
 
@@ -68,10 +69,9 @@ def test_the_gates_holdout_is_the_kept_one_or_the_same_fetched_again(trained: Tr
     challenger, store = trained.registry.latest(), trained.store
     kept = TrainingSetStore(trained.settings.data_dir / "training_sets" / "churn")
     assert kept.load(challenger.bundle.manifest.data_version, "made up", store.published.sha256) is not None
-    from_file = load_holdout(store, kept, challenger, challenger)
-    fetched = load_holdout(
-        store, TrainingSetStore(trained.settings.data_dir / "none"), challenger, challenger
-    )
+    gate, nothing = trained.settings.gate, TrainingSetStore(trained.settings.data_dir / "none")
+    from_file = ClassifierProject(SOURCE, store, kept, gate).holdout(challenger, challenger)
+    fetched = ClassifierProject(SOURCE, store, nothing, gate).holdout(challenger, challenger)
     pd.testing.assert_frame_equal(from_file.frame, fetched.frame)
     assert set(from_file.groups) == set(split_holdout(store.subscribers)[1][KEY])
 

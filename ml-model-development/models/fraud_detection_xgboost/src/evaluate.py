@@ -7,45 +7,63 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
+import numpy as np
+import pandas as pd
+
 from common_ml_utils.command_line import run_command
+from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.feature_store_client import FeatureStoreClient
-from common_ml_utils.mlflow_utils import RegisteredBundle
-from common_ml_utils.project_gate import run_project_gate
-from common_ml_utils.promotion_gate import Holdout
+from common_ml_utils.project_gate import Candidate, TrainingSource, run_classifier_gate
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.training_sets import TrainingSetStore
 from src.config import IDENTITY, LABEL_NAME, FraudTrainingSettings
-from src.data_loader import LABEL, Interval, load_labelled
+from src.data_loader import KEY, LABEL, Interval, load_labelled
 from src.handbook import single_split
 from src.preprocessor import check_ranges
+from src.slices import slices_of
 
 
 def gate(settings: FraudTrainingSettings) -> None:
-    """Judge the challenger against the champion on its holdout; move the alias if it is better."""
-    run_project_gate(settings, settings.gate, IDENTITY, load_holdout, trained_into_holdout)
+    """Judge the challenger against the champion on its holdout; move the alias if it earns it."""
+    run_classifier_gate(settings, settings.gate, IDENTITY, SOURCE)
 
 
-def load_holdout(
-    client: FeatureStoreClient,
-    kept: TrainingSetStore,
-    candidate: RegisteredBundle,
-    challenger: RegisteredBundle,
-) -> Holdout:
-    """Return the challenger's holdout with the candidate's features: the kept rows, else fetched again."""
-    training = challenger.bundle.manifest.training
-    interval = Interval(training.holdout_start, training.holdout_end)
-    contract = candidate.bundle.contract
-    frame = kept.load(challenger.bundle.manifest.data_version, client.dataset_id(), contract.sha256)
-    if frame is None:
-        delay = timedelta(days=client.label_policy(LABEL_NAME).delay_days)
-        frame = check_ranges(load_labelled(client, contract, [interval], interval.end + delay))
-    frame = interval.rows(frame)
-    return Holdout(frame, frame[LABEL].to_numpy(), frame["customer_id"].to_numpy())
+def load_training(
+    client: FeatureStoreClient, contract: PublishedContract, manifest: Manifest
+) -> pd.DataFrame:
+    """Return the transactions of a training and its holdout with a contract's features, fetched again."""
+    training = manifest.training
+    intervals = [
+        Interval(training.start, training.end),
+        Interval(training.holdout_start, training.holdout_end),
+    ]
+    delay = timedelta(days=client.label_policy(LABEL_NAME).delay_days)
+    return check_ranges(load_labelled(client, contract, intervals, training.holdout_end + delay))
 
 
-def trained_into_holdout(champion: Manifest, challenger: Manifest) -> bool:
-    """Tell whether the champion learned from days of the challenger's holdout, or later ones."""
-    return champion.training.end > challenger.training.holdout_start
+def split(rows: pd.DataFrame, manifest: Manifest) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Part rows by the manifest's two intervals."""
+    training = manifest.training
+    holdout = Interval(training.holdout_start, training.holdout_end)
+    return Interval(training.start, training.end).rows(rows), holdout.rows(rows)
+
+
+def seen_by(
+    client: FeatureStoreClient, kept: TrainingSetStore, champion: Candidate, holdout: pd.DataFrame
+) -> np.ndarray:
+    """Mark the transactions that lie before the end of the champion's training."""
+    return (holdout["event_timestamp"] < champion.bundle.manifest.training.end).to_numpy()
+
+
+SOURCE = TrainingSource(
+    key=KEY,
+    label=LABEL,
+    group="customer_id",
+    load=load_training,
+    split=split,
+    seen=seen_by,
+    slices_of=slices_of,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
