@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from common_ml_utils.data_schemas.training_data_contract import require_both_classes
@@ -218,35 +219,161 @@ def group_draws(groups: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarr
 
 def weighted_average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the average precision under each row of `weights` (resamples x rows); NaN without positives."""
-    last_of_tie, hits, total = _cumulated(labels, scores, weights)
-    hits, total = hits[:, last_of_tie], total[:, last_of_tie]
-    precision = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
-    gained = np.diff(hits, axis=1, prepend=0.0)
-    with np.errstate(invalid="ignore"):
-        return (precision * gained).sum(axis=1) / hits[:, -1]
+    return Ranking.of(labels, scores).measures(weights)[:, 1]
 
 
 def weighted_auc_roc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the area under the ROC curve under each row of `weights`; NaN when a class is absent."""
-    last_of_tie, hits, total = _cumulated(labels, scores, weights)
-    hits, misses = hits[:, last_of_tie], (total - hits)[:, last_of_tie]
-    width = np.diff(misses, axis=1, prepend=0.0)
-    height = hits - np.diff(hits, axis=1, prepend=0.0) / 2
-    with np.errstate(invalid="ignore"):
-        return (width * height).sum(axis=1) / (hits[:, -1] * misses[:, -1])
+    return Ranking.of(labels, scores).measures(weights)[:, 0]
 
 
-def _cumulated(
-    labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cumulate positive and total weight from the highest score down; mark the last row of each tie."""
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    last_of_tie = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    ordered = weights[:, order]
-    total = np.cumsum(ordered, axis=1)
-    hits = np.cumsum(ordered * labels[order], axis=1)
-    return last_of_tie, hits, total
+@dataclass(frozen=True)
+class Ranking:
+    """Rows in order of their scores, as sums that give AUC ROC and average precision under any weights.
+
+    Both hang only on how much weight stands before and at each score that some positive has. So rows are
+    summed to those scores and the gaps between them: `total` (gaps and scores alternating, from the highest
+    score down, x columns) and `hits` (positives at each score x columns). A column is a row or a whole group.
+    """
+
+    total: sparse.csr_matrix
+    hits: sparse.csr_matrix
+
+    @classmethod
+    def of(cls, labels: np.ndarray, scores: np.ndarray) -> Ranking:
+        """Rank rows; each is a column."""
+        positive = np.flatnonzero(labels == 1)
+        distinct = np.unique(scores[positive])[::-1]  # scores of positives, highest first
+        above = len(distinct) - np.searchsorted(distinct[::-1], scores, side="right")
+        at = above < len(distinct)
+        at[at] = distinct[above[at]] == scores[at]
+        rows = np.arange(len(labels))
+        ones = np.ones(len(labels))
+        return cls(
+            total=sparse.csr_matrix(
+                (ones, (2 * above + at, rows)), shape=(2 * len(distinct) + 1, len(labels))
+            ),
+            hits=sparse.csr_matrix(
+                (ones[positive], (above[positive], positive)), shape=(len(distinct), len(labels))
+            ),
+        )
+
+    def by_group(self, group_of_row: np.ndarray, groups: int) -> Ranking:
+        """Return the same with whole groups as columns."""
+        rows = np.arange(len(group_of_row))
+        belongs = sparse.csr_matrix((np.ones(len(rows)), (rows, group_of_row)), shape=(len(rows), groups))
+        return Ranking(self.total @ belongs, self.hits @ belongs)
+
+    def measures(self, weights: np.ndarray) -> np.ndarray:
+        """Return AUC ROC and average precision under each row of weights; NaN where a class is absent."""
+        cumulated = np.cumsum(self.total @ weights.T, axis=0)
+        hits = self.hits @ weights.T
+        hits_to = np.cumsum(hits, axis=0)
+        before, to = cumulated[:-1:2], cumulated[1::2]
+        all_hits = hits.sum(axis=0)
+        misses = cumulated[-1] - all_hits
+        # A negative with a positive's score counts half: the mean of the negatives with and without it.
+        above = (before - (hits_to - hits) + to - hits_to) / 2
+        precision = np.divide(hits_to, to, out=np.zeros_like(to), where=to > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            auc = (hits * (misses - above)).sum(axis=0) / (all_hits * misses)
+            return np.column_stack([auc, (hits * precision).sum(axis=0) / all_hits])
 
 
 METRICS: dict[str, Metric] = {"average_precision": weighted_average_precision, "auc_roc": weighted_auc_roc}
+
+
+# --- intervals --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and the central 95 % of its bootstrap resamples."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+def estimate_of(values: np.ndarray) -> Estimate | None:
+    """Return the first value, the point, with the interval of the others; None when it is not a number.
+
+    A resample that measures nothing (no positive, a ratio to zero) is left out.
+    """
+    point, sample = values[0], values[1:][np.isfinite(values[1:])]
+    if not np.isfinite(point) or len(sample) == 0:
+        return None
+    lower, upper = np.quantile(sample, [0.025, 0.975])
+    return Estimate(float(point), float(lower), float(upper))
+
+
+def sums_by_group(columns: np.ndarray, group_of_row: np.ndarray, groups: int) -> np.ndarray:
+    """Sum the columns, shape (rows, k), by group, shape (groups, k)."""
+    return np.stack(
+        [np.bincount(group_of_row, weights=column, minlength=groups) for column in columns.T], axis=1
+    )
+
+
+def bootstrap_sums(
+    columns: np.ndarray, groups: np.ndarray, *, resamples: int = 200, seed: int = 0
+) -> np.ndarray:
+    """Return the columns' sums over all rows, then over each resample of whole groups: (1 + resamples, k)."""
+    group_of_row, draws = group_draws(groups, resamples, seed)
+    sums = sums_by_group(columns, group_of_row, int(group_of_row.max()) + 1)
+    return np.concatenate([sums.sum(axis=0, keepdims=True), *(draw @ sums for draw in draws)])
+
+
+@dataclass(frozen=True)
+class ThresholdOutcome:
+    """What acting on every score at or above a threshold does on labelled rows."""
+
+    name: str
+    threshold: float
+    alerts: int
+    true_alerts: int
+    alert_rate: Estimate | None
+    precision: Estimate | None
+    recall: Estimate | None
+    false_positive_rate: Estimate | None
+
+
+def threshold_outcome(
+    name: str, threshold: float, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
+) -> ThresholdOutcome:
+    """Measure one threshold, with intervals over whole groups."""
+    alert, positive = scores >= threshold, labels == 1
+    columns = np.column_stack([np.ones(len(labels)), positive, alert, alert & positive]).astype(np.float64)
+    rows, positives, alerts, true_alerts = bootstrap_sums(columns, groups).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return ThresholdOutcome(
+            name=name,
+            threshold=threshold,
+            alerts=int(alerts[0]),
+            true_alerts=int(true_alerts[0]),
+            alert_rate=estimate_of(alerts / rows),
+            precision=estimate_of(true_alerts / alerts),
+            recall=estimate_of(true_alerts / positives),
+            false_positive_rate=estimate_of((alerts - true_alerts) / (rows - positives)),
+        )
+
+
+@dataclass(frozen=True)
+class ActionCosts:
+    """What three ways to act cost on labelled rows, and what the thresholds save a row against no action."""
+
+    no_action: float
+    policy: float
+    best_single_action: float
+    saved_a_row: Estimate | None
+
+
+def action_cost_summary(
+    scores: np.ndarray, costs: np.ndarray, thresholds: tuple[float, float], groups: np.ndarray
+) -> ActionCosts:
+    """Compare acting by the thresholds with one action for all; `costs` as in `ordered_thresholds`."""
+    action = (scores >= thresholds[0]).astype(int) + (scores >= thresholds[1]).astype(int)
+    taken = costs[np.arange(len(scores)), action]
+    columns = np.column_stack([np.ones(len(scores)), costs[:, 0] - taken])
+    rows, saved = bootstrap_sums(columns, groups).T
+    totals = costs.sum(axis=0)
+    return ActionCosts(float(totals[0]), float(taken.sum()), float(totals.min()), estimate_of(saved / rows))

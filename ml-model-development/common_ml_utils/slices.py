@@ -13,10 +13,12 @@ import numpy as np
 
 from common_ml_utils.errors import EmptyWindowError, SchemaMismatchError
 from common_ml_utils.evaluation_utils import (
+    Estimate,
+    Ranking,
+    estimate_of,
     expected_calibration_error,
     group_draws,
-    weighted_auc_roc,
-    weighted_average_precision,
+    sums_by_group,
 )
 
 Slices = Mapping[str, np.ndarray]
@@ -29,15 +31,6 @@ MINIMUM_OF_A_CLASS = 20
 """Positives, and negatives, below which a ranking or a recall is not judged."""
 EVEN = (0.8, 1.25)
 """Ratios of rates that count as even: the four-fifths rule, both ways."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and the central 95 % of its bootstrap resamples."""
-
-    value: float
-    lower: float
-    upper: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,7 @@ class SliceMetrics:
     base_rate: float | None
     auc_roc: Estimate | None
     average_precision: Estimate | None
+    brier: Estimate | None
     calibration_error: float | None
     calibration_bias: Estimate | None
     alert_rate: Estimate | None
@@ -116,38 +110,46 @@ def slice_metrics(
         raise EmptyWindowError("slices: there are no rows")
     check_slices(slices, len(labels))
     group_of_row, draws = group_draws(groups, resamples, seed)
+    number = int(group_of_row.max()) + 1
     columns = _additive_columns(labels, scores, threshold)
-    everything = whole(len(labels))[ALL_ROWS]
-    per_group = [_by_group(columns, mask, group_of_row) for mask in [everything, *slices.values()]]
-    positions = [np.flatnonzero(mask) for mask in slices.values()]
-    measured = [_counts(labels, mask) for mask in slices.values()]
-    totals: list[list[np.ndarray]] = [[part.sum(axis=0, keepdims=True)] for part in per_group]
-    rankings: list[list[np.ndarray]] = [
-        [_rankings(labels[rows], scores[rows], np.ones((1, len(rows))))] if counts.can_rank else []
-        for rows, counts in zip(positions, measured, strict=True)
-    ]
+    everything = sums_by_group(columns, group_of_row, number)
+    all_totals = [everything.sum(axis=0, keepdims=True)]
+    parts = [_Part(name, labels, scores, np.flatnonzero(mask)) for name, mask in slices.items()]
+    for part in parts:
+        part.start(columns, group_of_row, number)
     for draw in draws:
-        for sums, part in zip(totals, per_group, strict=True):
-            sums.append(draw @ part)
-        for parts, rows, counts in zip(rankings, positions, measured, strict=True):
-            if counts.can_rank:
-                parts.append(_rankings(labels[rows], scores[rows], draw[:, group_of_row[rows]]))
-    all_totals = np.concatenate(totals[0])
-    return [
-        _metrics(
-            name,
-            counts,
-            totals=np.concatenate(sums),
-            all_totals=all_totals,
-            rankings=np.concatenate(parts) if parts else None,
-            calibration_error=expected_calibration_error(labels[rows], scores[rows])
-            if counts.can_rate
-            else None,
+        all_totals.append(draw @ everything)
+        for part in parts:
+            part.add(draw)
+    return [_metrics(part, np.concatenate(all_totals)) for part in parts]
+
+
+class _Part:
+    """A slice while it is measured: its sums by group, and what each draw gives."""
+
+    def __init__(self, name: str, labels: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
+        self.name, self.rows = name, rows
+        self.counts = _Counts(len(rows), int(labels[rows].sum()))
+        self.calibration_error = (
+            expected_calibration_error(labels[rows], scores[rows]) if self.counts.can_rate else None
         )
-        for (name, counts, sums, parts, rows) in zip(
-            slices, measured, totals[1:], rankings, positions, strict=True
-        )
-    ]
+        self._ranking = Ranking.of(labels[rows], scores[rows]) if self.counts.can_rank else None
+        self.totals: list[np.ndarray] = []
+        self.rankings: list[np.ndarray] = []
+
+    def start(self, columns: np.ndarray, group_of_row: np.ndarray, groups: int) -> None:
+        """Take the figures themselves, before any draw."""
+        self._sums = sums_by_group(columns[self.rows], group_of_row[self.rows], groups)
+        self.totals.append(self._sums.sum(axis=0, keepdims=True))
+        if self._ranking is not None:
+            self._ranking = self._ranking.by_group(group_of_row[self.rows], groups)
+            self.rankings.append(self._ranking.measures(np.ones((1, groups))))
+
+    def add(self, draw: np.ndarray) -> None:
+        """Take the figures under a chunk of draws."""
+        self.totals.append(draw @ self._sums)
+        if self._ranking is not None:
+            self.rankings.append(self._ranking.measures(draw))
 
 
 @dataclass(frozen=True)
@@ -189,58 +191,30 @@ class _Counts:
         return f"too few to judge: {', '.join(lacking)}" if lacking else None
 
 
-def _counts(labels: np.ndarray, mask: np.ndarray) -> _Counts:
-    return _Counts(int(mask.sum()), int(labels[mask].sum()))
-
-
 def _additive_columns(labels: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Return per row what rates are sums of: row, positive, alert, true alert, score; shape (rows, 5)."""
+    """Return per row what rates are sums of: row, positive, alert, true alert, score, squared error."""
     positive, alert = labels == 1, scores >= threshold
-    return np.column_stack([np.ones(len(labels)), positive, alert, positive & alert, scores])
-
-
-def _by_group(columns: np.ndarray, mask: np.ndarray, group_of_row: np.ndarray) -> np.ndarray:
-    """Sum the masked rows' columns by group, shape (groups, columns)."""
-    number = int(group_of_row.max()) + 1
-    return np.stack(
-        [np.bincount(group_of_row[mask], weights=column[mask], minlength=number) for column in columns.T],
-        axis=1,
-    )
+    error = (scores - positive) ** 2
+    return np.column_stack([np.ones(len(labels)), positive, alert, positive & alert, scores, error])
 
 
 def _rates(totals: np.ndarray) -> dict[str, np.ndarray]:
-    """Return alert rate, false positive rate, recall and calibration bias of each row of totals."""
-    rows, positives, alerts, true_alerts, score = totals.T
+    """Return the rates, the calibration bias and the Brier score of each row of totals."""
+    rows, positives, alerts, true_alerts, score, error = totals.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "alert_rate": alerts / rows,
             "false_positive_rate": (alerts - true_alerts) / (rows - positives),
             "recall": true_alerts / positives,
             "calibration_bias": (score - positives) / rows,
+            "brier": error / rows,
         }
 
 
-def _rankings(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return AUC ROC and average precision under each row of weights, shape (resamples, 2)."""
-    return np.column_stack(
-        [
-            weighted_auc_roc(labels, scores, weights),
-            weighted_average_precision(labels, scores, weights),
-        ]
-    )
-
-
-def _metrics(
-    name: str,
-    counts: _Counts,
-    *,
-    totals: np.ndarray,
-    all_totals: np.ndarray,
-    rankings: np.ndarray | None,
-    calibration_error: float | None,
-) -> SliceMetrics:
-    rates, rest = _rates(totals), _rates(all_totals - totals)
-    all_rows, all_positives = (int(n) for n in all_totals[0, :2])
+def _metrics(part: _Part, everything: np.ndarray) -> SliceMetrics:
+    totals, counts = np.concatenate(part.totals), part.counts
+    rates, rest = _rates(totals), _rates(everything - totals)
+    all_rows, all_positives = (int(n) for n in everything[0, :2])
     others = _Counts(all_rows - counts.rows, all_positives - counts.positives)
     judged = {
         "alert_rate": (counts.can_rate, others.can_rate),
@@ -249,31 +223,21 @@ def _metrics(
     }
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = {
-            rate: _estimate(rates[rate] / rest[rate]) if here and there else None
+            rate: estimate_of(rates[rate] / rest[rate]) if here and there else None
             for rate, (here, there) in judged.items()
         }
+    rankings = np.concatenate(part.rankings) if part.rankings else None
     return SliceMetrics(
-        name=name,
+        name=part.name,
         rows=counts.rows,
         positives=counts.positives,
         base_rate=counts.positives / counts.rows if counts.rows else None,
-        auc_roc=None if rankings is None else _estimate(rankings[:, 0]),
-        average_precision=None if rankings is None else _estimate(rankings[:, 1]),
-        calibration_error=calibration_error,
-        calibration_bias=_estimate(rates["calibration_bias"]) if counts.can_rate else None,
-        **{rate: _estimate(rates[rate]) if here else None for rate, (here, _) in judged.items()},
+        auc_roc=None if rankings is None else estimate_of(rankings[:, 0]),
+        average_precision=None if rankings is None else estimate_of(rankings[:, 1]),
+        brier=estimate_of(rates["brier"]) if counts.can_rate else None,
+        calibration_error=part.calibration_error,
+        calibration_bias=estimate_of(rates["calibration_bias"]) if counts.can_rate else None,
+        **{rate: estimate_of(rates[rate]) if here else None for rate, (here, _) in judged.items()},
         disparity=Disparity(**ratios),
         note=counts.note(),
     )
-
-
-def _estimate(values: np.ndarray) -> Estimate | None:
-    """Return the first value, the point, with the interval of the others; None when it is not a number.
-
-    A draw that measures nothing (no positive, a ratio to zero) is left out.
-    """
-    point, sample = values[0], values[1:][np.isfinite(values[1:])]
-    if not np.isfinite(point) or len(sample) == 0:
-        return None
-    lower, upper = np.quantile(sample, [0.025, 0.975])
-    return Estimate(float(point), float(lower), float(upper))

@@ -13,6 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from common_ml_utils.errors import OneClassLabelsError
 from common_ml_utils.evaluation_utils import (
+    action_cost_summary,
+    bootstrap_sums,
     calibration_table,
     card_precision_at,
     confusion_at,
@@ -22,6 +24,7 @@ from common_ml_utils.evaluation_utils import (
     ordered_thresholds,
     paired_bootstrap,
     ranking_and_calibration,
+    threshold_outcome,
     weighted_auc_roc,
     weighted_average_precision,
 )
@@ -155,3 +158,34 @@ def test_the_bootstrap_is_repeatable_and_draws_whole_groups() -> None:
         seed=2,
     )
     assert by_group.upper - by_group.lower == pytest.approx(by_row.upper - by_row.lower)
+
+
+def test_a_threshold_and_its_interval() -> None:
+    labels = np.array([1, 1, 0, 0, 0, 1, 0, 0] * 20)
+    scores = np.array([0.9, 0.4, 0.8, 0.2, 0.1, 0.7, 0.3, 0.0] * 20)
+    outcome = threshold_outcome("look", 0.5, labels, scores, np.arange(160))
+    assert (outcome.alerts, outcome.true_alerts) == (60, 40)
+    figures = [outcome.alert_rate, outcome.precision, outcome.recall, outcome.false_positive_rate]
+    for estimate, value in zip(figures, [60 / 160, 40 / 60, 40 / 60, 20 / 100], strict=True):
+        assert estimate is not None
+        assert estimate.value == pytest.approx(value)
+        assert estimate.lower < value < estimate.upper
+    never = threshold_outcome("never", 1.0, labels, scores, np.arange(160))
+    assert (never.alerts, never.precision) == (0, None)
+
+
+def test_costs_of_acting_against_one_action_for_all() -> None:
+    scores = np.array([0.1, 0.5, 0.9])
+    costs = np.array([[0.0, 1, 5], [4, 1, 5], [10, 6, 2]])
+    summary = action_cost_summary(scores, costs, (0.3, 0.8), np.arange(3))
+    assert (summary.no_action, summary.policy, summary.best_single_action) == (14, 0 + 1 + 2, 8)
+    assert summary.saved_a_row is not None
+    assert summary.saved_a_row.value == pytest.approx((14 - 3) / 3)
+
+
+def test_resampled_sums_start_with_the_sums_themselves_and_draw_whole_groups() -> None:
+    columns, groups = np.column_stack([np.ones(6), np.arange(6.0)]), np.array([0, 0, 0, 1, 1, 1])
+    sums = bootstrap_sums(columns, groups, resamples=50)
+    assert sums.shape == (51, 2)
+    assert sums[0].tolist() == [6, 15]
+    assert set(map(tuple, sums[1:])) == {(6, 6), (6, 15), (6, 24)}

@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from common_ml_utils.errors import EmptyWindowError, SchemaMismatchError
-from common_ml_utils.evaluation_utils import expected_calibration_error
-from common_ml_utils.slices import ALL_ROWS, Disparity, Estimate, SliceMetrics, slice_metrics, whole
+from common_ml_utils.evaluation_utils import Estimate, expected_calibration_error
+from common_ml_utils.slices import ALL_ROWS, Disparity, SliceMetrics, slice_metrics, whole
 
 
 def made_up(rows: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -40,6 +40,7 @@ def test_the_figures_of_a_slice_are_those_of_its_rows() -> None:
         "false_positive_rate": alert[y == 0].mean(),
         "recall": alert[y == 1].mean(),
         "calibration_bias": s.mean() - y.mean(),
+        "brier": np.mean((s - y) ** 2),
     }
     for name, value in expected.items():
         estimate = getattr(third, name)
@@ -100,10 +101,10 @@ def test_few_rows_give_counts_and_a_note_but_no_number() -> None:
     assert small.note == "too few to judge: 35 rows of 100, 5 positives of 20"
     for metrics in (small, empty):
         judged = (
-            *(metrics.auc_roc, metrics.average_precision, metrics.recall, metrics.alert_rate),
+            *(metrics.auc_roc, metrics.average_precision, metrics.recall, metrics.alert_rate, metrics.brier),
             *(metrics.false_positive_rate, metrics.calibration_error, metrics.calibration_bias),
         )
-        assert judged == (None,) * 7
+        assert judged == (None,) * 8
         assert metrics.disparity == Disparity(None, None, None)
     assert (empty.rows, empty.base_rate) == (0, None)
 
