@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common_ml_utils.base_model_trainer import ModelIdentity
 from common_ml_utils.hyperparameter_search import SearchSettings
@@ -62,6 +62,12 @@ class ChurnValues(BaseModel):
     contact_keeps: float = Field(default=0.15, ge=0, le=1)
     offer_cost: float = Field(default=90.0, ge=0)
     offer_keeps: float = Field(default=0.45, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _offer_is_the_stronger_action(self) -> ChurnValues:
+        if self.offer_cost < self.contact_cost or self.offer_keeps < self.contact_keeps:
+            raise ValueError("an offer must cost and keep at least what a contact does: thresholds rise")
+        return self
 
 
 class ChurnTrainingSettings(PlatformSettings):

@@ -54,31 +54,40 @@ def load_labelled(
     return check_ranges(data_contract(contract).validate_frame(frame, known_as_of))
 
 
-def split_holdout(labelled: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_holdout(
+    labelled: pd.DataFrame, key: str = KEY, label: str = LABEL
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return training and holdout, the same share of each class held out.
 
     Who is held out hangs on a hash of the id, not on the order of rows: a subscriber stays on one side when
     others join, so an older model was not trained on a newer one's holdout.
     """
-    require_both_classes(labelled[LABEL], "churn labels")
-    drawn = labelled[KEY].map(lambda key: hashlib.sha256(f"subscriber:{key}".encode()).hexdigest())
-    position = drawn.groupby(labelled[LABEL]).rank(method="first")
-    size = labelled.groupby(LABEL)[KEY].transform("size")
+    require_both_classes(labelled[label], f"{label} labels")
+    drawn = labelled[key].map(lambda one: hashlib.sha256(f"subscriber:{one}".encode()).hexdigest())
+    position = drawn.groupby(labelled[label]).rank(method="first")
+    size = labelled.groupby(label)[key].transform("size")
     held_out = position <= (size * HOLDOUT_SHARE).round()
     return labelled[~held_out].reset_index(drop=True), labelled[held_out].reset_index(drop=True)
 
 
-def stratified_folds(
-    training: pd.DataFrame, validation: ChurnFolds
-) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Return (fit, validation) pairs; every training row is in exactly one validation part."""
-    fewest = int(np.bincount(training[LABEL], minlength=2).min())
+def fold_positions(
+    frame: pd.DataFrame, validation: ChurnFolds, label: str = LABEL
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (fit, validation) row positions, classes in equal shares; every row is validated once."""
+    fewest = int(np.bincount(frame[label], minlength=2).min())
     if fewest < validation.folds:
         raise DataError(
             f"{validation.folds} folds need as many rows of each class, the rarer one has {fewest}"
         )
     folds = StratifiedKFold(validation.folds, shuffle=True, random_state=validation.shuffle_seed)
+    return list(folds.split(frame, frame[label]))
+
+
+def stratified_folds(
+    training: pd.DataFrame, validation: ChurnFolds, label: str = LABEL
+) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Return (fit, validation) pairs; every training row is in exactly one validation part."""
     return [
         (training.iloc[fit].reset_index(drop=True), training.iloc[unseen].reset_index(drop=True))
-        for fit, unseen in folds.split(training, training[LABEL])
+        for fit, unseen in fold_positions(training, validation, label)
     ]
