@@ -6,9 +6,9 @@ Any kind of model: a `GateProject` measures candidates and supplies the guards o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -28,6 +28,7 @@ from common_ml_utils.promotion_guards import (
     floor_finding,
     slice_findings,
 )
+from common_ml_utils.promotion_ledger import disagreement, last_rollback_of, production_at
 from common_ml_utils.reports import measurement, write_report
 from common_ml_utils.settings import GateSettings
 from common_ml_utils.slices import Slices
@@ -107,6 +108,9 @@ class Registry(Protocol):
 class Ledger(Protocol):
     """What the gate needs of the ledger."""
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """Return all entries in order, after checking the chain."""
+
     def appending(self, model_name: str, decision: str, entry: dict[str, Any]) -> AbstractContextManager[str]:
         """Append a verdict that stands only if the block succeeds."""
 
@@ -159,6 +163,28 @@ def gather_evidence(
     return Evidence(measured, comparison, [*findings, *project.findings(challenger, champion)])
 
 
+def ledger_findings(
+    rows: Sequence[Mapping[str, Any]],
+    challenger: RegisteredBundle[Any],
+    champion: RegisteredBundle[Any] | None,
+) -> list[Finding]:
+    """Ask where the alias is not where the ledger put it, or a bundle that was rolled back would return."""
+    name = challenger.model_name
+    differs = disagreement(
+        name, production_at(rows).get(name), None if champion is None else champion.version
+    )
+    findings = [Finding("ledger", ASK, differs)] if differs else []
+    rolled_back = last_rollback_of(rows, name, challenger.bundle.sha256)
+    if rolled_back is not None:
+        entry = rolled_back["entry"]
+        message = (
+            f"this bundle was rolled back on {rolled_back['decided_at']:%Y-%m-%d} by {entry['by']}: "
+            f"{entry['reason']}"
+        )
+        findings.append(Finding("ledger", ASK, message))
+    return findings or [Finding("ledger", OK, "alias and ledger agree")]
+
+
 @dataclass(frozen=True)
 class PromotionGate:
     """Judges `staging` against `champion`, writes the ledger, moves the alias on a promotion, reports."""
@@ -176,7 +202,9 @@ class PromotionGate:
         if challenger is None:
             raise RegistryError(f"{self.model_name} has no version with alias {STAGING!r}: train one first")
         champion = self.registry.load(self.model_name, CHAMPION)
+        history = ledger_findings(self.ledger.rows(), challenger, champion)
         evidence = gather_evidence(challenger, champion, self.project, self.settings)
+        evidence = replace(evidence, findings=[*evidence.findings, *history])
         verdict = judge(evidence.findings)
         facts = _facts(challenger, champion, evidence, verdict, self.settings)
         with self.ledger.appending(self.model_name, verdict.decision, facts) as digest:

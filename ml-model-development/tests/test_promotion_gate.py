@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +48,35 @@ class FakeRegistry:
         self.aliases[CHAMPION] = self.aliases[STAGING]
 
 
+def promoted(candidate: RegisteredBundle[ReleaseBundle]) -> dict[str, Any]:
+    """Return the ledger's row of a promotion."""
+    moved_to = {"version": candidate.version, "bundle_sha256": candidate.bundle.sha256}
+    row = {"seq": 1, "model_name": NAME, "decision": "promote", "decided_at": datetime.now(UTC)}
+    return {**row, "entry": {"in_production": moved_to, "reasons": ["good"]}}
+
+
 class FakeLedger:
     """Entries in a list; an entry stands only if the block succeeds."""
 
-    def __init__(self, broken: bool = False) -> None:
+    def __init__(
+        self,
+        champion: RegisteredBundle[ReleaseBundle] | None = None,
+        broken: bool = False,
+        full: bool = False,
+    ) -> None:
         self.entries: list[tuple[str, dict[str, Any]]] = []
-        self.broken = broken
+        self.broken, self.full = broken, full
+        self.history = [] if champion is None else [promoted(champion)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        if self.broken:
+            raise LedgerError("no ledger")
+        return self.history
 
     @contextmanager
     def appending(self, model_name: str, decision: str, entry: dict[str, Any]) -> Iterator[str]:
-        if self.broken:
-            raise LedgerError("no ledger")
+        if self.full:
+            raise LedgerError("no room")
         yield "hash"
         self.entries.append((decision, entry))
 
@@ -165,7 +185,7 @@ def test_a_better_challenger_replaces_the_champion_which_becomes_previous(
     tmp_path: Path,
 ) -> None:
     registry = FakeRegistry(staging=good, champion=poor)
-    verdict = gate(registry, FakeLedger(), parcels, tmp_path).run()
+    verdict = gate(registry, FakeLedger(poor), parcels, tmp_path).run()
     assert verdict.decision == "promote"
     assert registry.aliases[CHAMPION] is good
     assert registry.aliases["previous"] is poor
@@ -179,7 +199,7 @@ def test_a_worse_challenger_is_refused_with_both_figures(
 ) -> None:
     registry = FakeRegistry(staging=poor, champion=good)
     settings = GATE.model_copy(update={"floor": 0.0})
-    verdict = gate(registry, FakeLedger(), parcels, tmp_path, settings=settings).run()
+    verdict = gate(registry, FakeLedger(good), parcels, tmp_path, settings=settings).run()
     assert verdict.decision == "refuse"
     assert "not better" in verdict.reasons[0]
     assert registry.aliases[CHAMPION] is good
@@ -192,7 +212,7 @@ def test_the_champion_itself_is_not_better(
     good: RegisteredBundle[ReleaseBundle], parcels: pd.DataFrame, tmp_path: Path
 ) -> None:
     registry = FakeRegistry(staging=good, champion=good)
-    verdict = gate(registry, FakeLedger(), parcels, tmp_path).run()
+    verdict = gate(registry, FakeLedger(good), parcels, tmp_path).run()
     assert verdict.decision == "refuse"
     assert "the challenger is the champion" in verdict.reasons[0]
 
@@ -204,7 +224,9 @@ def test_a_champion_that_saw_the_holdout_makes_no_fair_comparison(
     tmp_path: Path,
 ) -> None:
     registry = FakeRegistry(staging=good, champion=poor)
-    verdict = gate(registry, FakeLedger(), parcels, tmp_path, unfair="the champion was trained on it").run()
+    verdict = gate(
+        registry, FakeLedger(poor), parcels, tmp_path, unfair="the champion was trained on it"
+    ).run()
     assert verdict.decision == "refuse"
     assert "no fair comparison" in verdict.reasons[0]
 
@@ -213,15 +235,16 @@ def test_without_a_challenger_it_is_an_error(
     good: RegisteredBundle[ReleaseBundle], parcels: pd.DataFrame, tmp_path: Path
 ) -> None:
     with pytest.raises(RegistryError, match="train one first"):
-        gate(FakeRegistry(champion=good), FakeLedger(), parcels, tmp_path).run()
+        gate(FakeRegistry(champion=good), FakeLedger(good), parcels, tmp_path).run()
 
 
 def test_nothing_is_promoted_when_the_ledger_can_not_be_written(
     good: RegisteredBundle[ReleaseBundle], parcels: pd.DataFrame, tmp_path: Path
 ) -> None:
     registry = FakeRegistry(staging=good)
-    with pytest.raises(LedgerError):
-        gate(registry, FakeLedger(broken=True), parcels, tmp_path).run()
+    for ledger in (FakeLedger(broken=True), FakeLedger(full=True)):
+        with pytest.raises(LedgerError):
+            gate(registry, ledger, parcels, tmp_path).run()
     assert CHAMPION not in registry.aliases
     assert not (tmp_path / "gate.json").exists()
 
@@ -236,7 +259,7 @@ def test_candidates_with_different_rows_are_an_error(
         rows = parcels if candidate is good else parcels.iloc[1:]
         return Holdout(rows, rows["lost"].to_numpy(), rows["parcel_id"].to_numpy())
 
-    registry, ledger = FakeRegistry(staging=good, champion=poor), FakeLedger()
+    registry, ledger = FakeRegistry(staging=good, champion=poor), FakeLedger(poor)
     broken = PromotionGate(
         NAME, registry, ledger, GATE, ParcelProject(holdouts, GATE), tmp_path / "gate.json"
     )
@@ -252,7 +275,7 @@ def test_a_finding_that_asks_leaves_the_champion_and_says_why(
     parcels: pd.DataFrame,
     tmp_path: Path,
 ) -> None:
-    registry, ledger = FakeRegistry(staging=good, champion=poor), FakeLedger()
+    registry, ledger = FakeRegistry(staging=good, champion=poor), FakeLedger(poor)
     found = (Finding("latency", ASK, "slower"),)
     verdict = gate(registry, ledger, parcels, tmp_path, found=found).run()
     assert (verdict.decision, verdict.reasons) == ("needs approval", ["slower"])
@@ -286,3 +309,34 @@ def test_an_alias_that_moves_while_it_is_judged_stops_the_promotion(
         moved.run()
     assert registry.aliases[CHAMPION] is poor
     assert ledger.entries == []
+
+
+def test_a_champion_the_ledger_does_not_know_needs_a_persons_approval(
+    good: RegisteredBundle[ReleaseBundle],
+    poor: RegisteredBundle[ReleaseBundle],
+    parcels: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    registry = FakeRegistry(staging=good, champion=poor)
+    verdict = gate(registry, FakeLedger(), parcels, tmp_path).run()
+    assert verdict.decision == "needs approval"
+    assert "version 1 is champion, but the ledger has put none into production" in verdict.reasons[0]
+
+
+def test_a_bundle_that_was_rolled_back_does_not_return_by_itself(
+    good: RegisteredBundle[ReleaseBundle],
+    poor: RegisteredBundle[ReleaseBundle],
+    parcels: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    ledger = FakeLedger(good)
+    entry = {
+        "by": "Ada",
+        "reason": "declines rose",
+        "rolled_back": {"version": good.version, "bundle_sha256": good.bundle.sha256},
+        "in_production": {"version": poor.version, "bundle_sha256": poor.bundle.sha256},
+    }
+    ledger.history.append({**ledger.history[0], "seq": 2, "decision": "rollback", "entry": entry})
+    verdict = gate(FakeRegistry(staging=good, champion=poor), ledger, parcels, tmp_path).run()
+    assert verdict.decision == "needs approval"
+    assert re.search(r"rolled back on [\d-]+ by Ada: declines rose", verdict.reasons[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,13 +19,20 @@ def chain(length: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     previous = GENESIS
     for number in range(1, length + 1):
-        entry = {"model_name": "m", "decision": "promote", "challenger": {"version": number}}
+        decided_at = datetime(2024, 1, number, tzinfo=UTC)
+        entry = {
+            "model_name": "m",
+            "decision": "promote",
+            "challenger": {"version": number, "bundle_sha256": f"{number}" * 64},
+            "decided_at": decided_at.isoformat(),
+        }
         digest = entry_hash(previous, entry)
         rows.append(
             {
                 "seq": number,
                 "model_name": "m",
                 "decision": "promote",
+                "decided_at": decided_at,
                 "entry": entry,
                 "prev_hash": previous,
                 "hash": digest,
@@ -55,9 +63,13 @@ def test_a_removed_entry_is_found(position: int) -> None:
         check_chain(rows)
 
 
-def test_a_column_that_differs_from_the_entry_is_found() -> None:
+@pytest.mark.parametrize(
+    "altered",
+    [{"decision": "refuse"}, {"model_name": "n"}, {"decided_at": datetime(2023, 1, 1, tzinfo=UTC)}],
+)
+def test_a_column_that_differs_from_the_entry_is_found(altered: dict[str, Any]) -> None:
     rows = chain(2)
-    rows[1]["decision"] = "refuse"
+    rows[1] |= altered
     with pytest.raises(LedgerError, match="columns and entry differ"):
         check_chain(rows)
 
