@@ -1,7 +1,8 @@
 """The training recipe all models follow: load -> validate -> fit -> evaluate -> bundle -> register -> report.
 
-A model supplies three hooks: where its data comes from, how it is fitted and what its actions cost. Training
-ends with a challenger under the alias `staging`; whether it is better is the gate's question.
+A model supplies three hooks: where its data comes from, how it is fitted and what its actions cost. It may
+add metrics, slices and the words of its model card. Training ends with a challenger under the alias
+`staging`; whether it is better is the gate's question.
 """
 
 from __future__ import annotations
@@ -10,19 +11,35 @@ import inspect
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from common_ml_utils.data_schemas.training_data_contract import PublishedContract, require_both_classes
+from common_ml_utils.data_schemas.training_data_contract import (
+    PublishedContract,
+    require_both_classes,
+    require_values,
+)
+from common_ml_utils.data_versions import dvc_version
 from common_ml_utils.drift_reference import reference_statistics
-from common_ml_utils.evaluation_utils import confusion_at, ordered_thresholds, ranking_and_calibration
+from common_ml_utils.evaluation_utils import ordered_thresholds, ranking_and_calibration
+from common_ml_utils.explanations import ReasonCodes
 from common_ml_utils.mlflow_utils import ModelRegistry, TrainingRun, git_commit
+from common_ml_utils.model_card import (
+    Card,
+    CardText,
+    HoldoutMeasures,
+    ScoredRows,
+    card_files,
+    example_reasons,
+    importance_of,
+    measure_holdout,
+)
 from common_ml_utils.native_models import NativeModel
-from common_ml_utils.plots import SHAP_ROWS, ShapSample, model_plots
+from common_ml_utils.plots import SHAP_ROWS, ShapSample, model_plots, slice_plot
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import (
     BundleContents,
@@ -33,7 +50,9 @@ from common_ml_utils.release_bundle import (
     read_reason_codes,
     write_bundle,
 )
-from common_ml_utils.reports import StepClock, measurement, write_html, write_report
+from common_ml_utils.reports import StepClock
+from common_ml_utils.slices import Slices
+from common_ml_utils.training_report import model_note, run_metrics, run_note, write_training_report
 from common_ml_utils.training_sets import TrainingSetStore
 
 
@@ -86,6 +105,7 @@ class BaseModelTrainer(ABC):
     ):
         self.registry = registry
         self.reports_dir = reports_dir / self.identity.report
+        self.data_dir = data_dir
         self.training_sets = TrainingSetStore(data_dir / "training_sets" / self.identity.report)
         self.parameters = dict(parameters)
         self.clock = StepClock()
@@ -106,6 +126,14 @@ class BaseModelTrainer(ABC):
         """Return metrics only this model has."""
         return {}
 
+    def slices(self, frame: pd.DataFrame) -> Slices:
+        """Return the groups of rows that are also measured apart."""
+        return {}
+
+    def card(self) -> CardText | None:
+        """Return the words of the model card."""
+        return None
+
     def reason_codes(self, features: Sequence[str]) -> dict[str, ReasonCode]:
         """Return feature -> reason code: the project's table, which stands beside its trainer."""
         return read_reason_codes(Path(inspect.getfile(type(self))).with_name("reason_codes.json"), features)
@@ -115,6 +143,7 @@ class BaseModelTrainer(ABC):
         self.registry.check_reachable()
         with self.clock.step("load"):
             data = self.load()
+            require_values(data.training, data.contract.service)
             self.training_sets.save(data.data_version, data.labelled)
         with self.clock.step("validate"):
             validation = self._validate(data)
@@ -125,9 +154,10 @@ class BaseModelTrainer(ABC):
             result = self._evaluate(data, validation, preprocessing, model)
         with self.clock.step("register"), tempfile.TemporaryDirectory() as folder:
             bundle = self._bundle(Path(folder) / "bundle", data, result)
-            version = self.registry.register(Path(folder) / "bundle", bundle, self._run(data, result))
-        self._report(data, result, version, bundle)
-        return TrainingOutcome(version, bundle.sha256, result.metrics)
+            card = self._card(data, result, bundle)
+            version = self.registry.register(Path(folder) / "bundle", bundle, self._run(card))
+        write_training_report(self.reports_dir, replace(card, version=version), self.clock.seconds)
+        return TrainingOutcome(version, bundle.sha256, result.measures.metrics)
 
     def _validate(self, data: TrainingData) -> ValidationOutcome:
         """Fit and score every fold; choose the thresholds on scores of rows their model had not seen."""
@@ -157,16 +187,24 @@ class BaseModelTrainer(ABC):
         holdout, labels = data.holdout, data.holdout[data.label].to_numpy()
         matrix = preprocessing.transform(holdout)
         scores = model.scores(matrix)
-        sample = matrix[np.linspace(0, len(matrix) - 1, min(SHAP_ROWS, len(matrix))).astype(int)]
-        shap = ShapSample(preprocessing, sample, model.contributions(sample))
-        return TrainingResult(
-            preprocessing=preprocessing,
-            model=model,
-            validation=validation,
-            scores=scores,
-            metrics={**ranking_and_calibration(labels, scores), **self.own_metrics(holdout, scores)},
-            plots=model_plots(labels, scores, validation.thresholds, shap),
+        # Where one class is absent nothing can be measured: this refuses it, before any figure is made.
+        metrics = {**ranking_and_calibration(labels, scores), **self.own_metrics(holdout, scores)}
+        sampled = np.linspace(0, len(matrix) - 1, min(SHAP_ROWS, len(matrix))).astype(int)
+        shap = ShapSample(preprocessing, matrix[sampled], model.contributions(matrix[sampled]))
+        codes = ReasonCodes(preprocessing.names, self.reason_codes(preprocessing.names))
+        thresholds = validation.thresholds
+        groups = holdout[data.contract.service.join_keys[0]].to_numpy()
+        measures = measure_holdout(
+            ScoredRows(labels, scores, groups, self.action_costs(holdout), self.slices(holdout)),
+            thresholds,
+            metrics,
+            importance_of(codes, preprocessing.names, shap.contributions),
+            example_reasons(codes, shap.contributions, scores[sampled], thresholds),
         )
+        plots = model_plots(labels, scores, thresholds, shap)
+        if measures.slices:
+            plots["slices"] = slice_plot(measures.overall, measures.slices)
+        return TrainingResult(preprocessing, model, validation, scores, measures, plots)
 
     def _bundle(self, folder: Path, data: TrainingData, result: TrainingResult) -> ReleaseBundle:
         """Write the bundle and load it back as a service would; reference scores are of unseen rows."""
@@ -186,58 +224,45 @@ class BaseModelTrainer(ABC):
         )
         return ReleaseBundle.load(folder, write_bundle(contents, folder))
 
-    def _run(self, data: TrainingData, result: TrainingResult) -> TrainingRun:
-        interval, thresholds = data.interval, result.validation.thresholds
-        return TrainingRun(
-            experiment=self.identity.experiment,
-            run_name=f"{self.identity.report}-{interval.holdout_end:%Y%m%d}-{data.data_version[:8]}",
-            parameters={**self.parameters, **{f"threshold.{name}": cut for name, cut in thresholds.items()}},
-            metrics={**result.metrics, **result.validation.means()},
-            tags={
-                "training_interval": f"{interval.start:%Y-%m-%d}/{interval.end:%Y-%m-%d}",
-                "holdout_interval": f"{interval.holdout_start:%Y-%m-%d}/{interval.holdout_end:%Y-%m-%d}",
-                "label_policy_version": data.label_policy_version,
-            },
-            figures=result.plots,
+    def _card(self, data: TrainingData, result: TrainingResult, bundle: ReleaseBundle) -> Card:
+        labelled = data.labelled
+        return Card(
+            text=self.card(),
+            manifest=bundle.manifest,
+            bundle_sha256=bundle.sha256,
+            service=data.contract.service,
+            reason_codes=bundle.reason_codes,
+            label=data.label,
+            label_delay=(labelled["label_known_at"] - labelled["event_timestamp"]).min().to_pytimedelta(),
+            measures=result.measures,
+            folds=result.validation.fold_metrics,
+            parameters=self.parameters,
+            raw_data=dvc_version(self.data_dir, self.identity.report),
+            plots=result.plots,
         )
 
-    def _report(
-        self, data: TrainingData, result: TrainingResult, version: int, bundle: ReleaseBundle
-    ) -> None:
-        """Write `train.json` and `train.html`."""
-        labels, thresholds = data.holdout[data.label].to_numpy(), result.validation.thresholds
-        rows = {
-            "training": len(data.training),
-            "training_positives": int(data.training[data.label].sum()),
-            "holdout": len(data.holdout),
-            "holdout_positives": int(labels.sum()),
-        }
-        write_report(
-            self.reports_dir / "train.json",
-            [measurement(name, value, "ratio") for name, value in result.metrics.items()],
-            model_name=self.identity.model_name,
-            version=version,
-            bundle_sha256=bundle.sha256,
-            metrics=result.metrics,
-            validation=result.validation.fold_metrics,
-            validation_mean=result.validation.means(),
-            thresholds=thresholds,
-            confusion={name: confusion_at(labels, result.scores, cut) for name, cut in thresholds.items()},
-            rows=rows,
-            interval=bundle.manifest.training.model_dump(mode="json"),
-            data_version=data.data_version,
-            git_commit=bundle.manifest.git_commit,
-            seconds=self.clock.seconds,
+    def _run(self, card: Card) -> TrainingRun:
+        interval, manifest = card.manifest.training, card.manifest
+        cuts = {f"threshold.{outcome.name}": outcome.threshold for outcome in card.measures.thresholds}
+        return TrainingRun(
+            experiment=self.identity.experiment,
+            run_name=f"{self.identity.report}-{interval.holdout_end:%Y%m%d}-{manifest.data_version[:8]}",
+            parameters={**self.parameters, **cuts},
+            metrics=run_metrics(card),
+            tags={
+                "report": self.identity.report,
+                "owner": "" if card.text is None else card.text.owner,
+                "training_interval": f"{interval.start:%Y-%m-%d}/{interval.end:%Y-%m-%d}",
+                "holdout_interval": f"{interval.holdout_start:%Y-%m-%d}/{interval.holdout_end:%Y-%m-%d}",
+                "label_policy_version": str(manifest.label_policy_version),
+                "dvc_version": card.raw_data,
+            },
+            figures=card.plots,
+            documents=card_files(card),
+            description=run_note(card),
+            model_description=model_note(card),
+            group="training",
         )
-        tables: dict[str, Mapping[str, Any]] = {
-            "Holdout metrics": result.metrics,
-            "Validation, mean of folds": result.validation.means(),
-            "Thresholds": thresholds,
-            "Rows": rows,
-            "Seconds": self.clock.seconds,
-        }
-        title = f"{self.identity.model_name} version {version}"
-        write_html(self.reports_dir / "train.html", title, tables, result.plots)
 
 
 @dataclass(frozen=True)
@@ -247,21 +272,14 @@ class ValidationOutcome:
     thresholds: dict[str, float]
     fold_metrics: list[dict[str, float]]
 
-    def means(self) -> dict[str, float]:
-        """Return `validation_<metric>`, the mean over the folds."""
-        names = self.fold_metrics[0]
-        return {
-            f"validation_{name}": float(np.mean([fold[name] for fold in self.fold_metrics])) for name in names
-        }
-
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The fitted model and what was measured: `scores` are those of the holdout rows."""
+    """The fitted model and what was measured on the holdout, whose rows have the `scores`."""
 
     preprocessing: Preprocessing
     model: NativeModel
     validation: ValidationOutcome
     scores: np.ndarray
-    metrics: dict[str, float]
+    measures: HoldoutMeasures
     plots: dict[str, bytes]

@@ -62,8 +62,9 @@ class TrainingRun:
     """What a run records beside the bundle.
 
     `figures` are PNGs by name, under `plots/`; `documents` are any other artifacts, path -> content, e.g.
-    `model_card/model_card.html`. `description` is the note on top of the run's page, `group` the tag by which
-    runs that belong together are found and grouped, `parent_run_id` nests the run under another.
+    `model_card/model_card.html`. `description` is the note on top of the run's and the version's page,
+    `model_description` that of the registered model, both Markdown; `group` is the tag by which runs that
+    belong together are found and grouped, `parent_run_id` nests the run under another.
     """
 
     experiment: str
@@ -74,6 +75,7 @@ class TrainingRun:
     figures: Mapping[str, bytes]
     documents: Mapping[str, bytes] = field(default_factory=dict)
     description: str = ""
+    model_description: str = ""
     group: str = ""
     parent_run_id: str | None = None
 
@@ -118,6 +120,17 @@ class ModelRegistry:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
+
+    def champions(self) -> dict[str, int]:
+        """Return the version in production of every registered model that has one."""
+        with self._translated() as client:
+            found, token = [], None
+            while True:
+                page = client.search_registered_models(max_results=100, page_token=token)
+                found += [(each.name, each.aliases.get(CHAMPION)) for each in page]
+                token = page.token
+                if not token:
+                    return {name: int(version) for name, version in found if version is not None}
 
     def load(self, model_name: str, alias: str) -> RegisteredBundle | None:
         """Download and verify the bundle behind an alias, or return None when the alias does not exist."""
@@ -165,6 +178,10 @@ class ModelRegistry:
                 model_uri = _log_bundle(bundle_folder, bundle.packaging())
             version = int(mlflow.register_model(model_uri, name, tags=tags).version)
             self.load_version(name, version)
+            if run.description:
+                client.update_model_version(name, str(version), description=run.description)
+            if run.model_description:
+                client.update_registered_model(name, description=run.model_description)
             client.set_registered_model_alias(name, STAGING, str(version))
         return version
 

@@ -120,6 +120,7 @@ def test_every_plot_is_drawn_and_the_same_input_gives_the_same_bytes(contents: B
         "precision_recall",
         "calibration",
         "shap_summary",
+        "shap_dependence",
     }
     assert all(image.startswith(PNG) and len(image) > 5000 for image in plots.values())
     assert model_plots(labels, scores, {"look": 0.3, "stop": 0.7}, sample) == plots

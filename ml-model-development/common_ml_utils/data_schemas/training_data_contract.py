@@ -227,6 +227,24 @@ def require_both_classes(labels: np.ndarray | pd.Series, where: str) -> None:
         raise OneClassLabelsError(f"{where}: every label is {values.tolist()}, both classes are needed")
 
 
+def require_values(training: pd.DataFrame, service: FeatureServiceContract) -> None:
+    """Raise SchemaMismatchError that names the features without a single value in the training rows.
+
+    Nothing can be learned of such a feature, and its source is most likely broken. One whose missing values
+    become a default is refused when it holds nothing but that default.
+    """
+    empty = []
+    for feature in service.features:
+        values = training[feature.name]
+        filled = values == feature.default if feature.on_missing == "default" else False
+        if len(values) and (values.isna() | filled).all():
+            empty.append(feature.name)
+    if empty:
+        raise SchemaMismatchError(
+            f"features without a value in any of {len(training)} training rows: {empty}"
+        )
+
+
 def _require_columns(frame: pd.DataFrame, expected: list[str]) -> None:
     missing = [name for name in expected if name not in frame.columns]
     extra = [name for name in frame.columns if name not in expected]

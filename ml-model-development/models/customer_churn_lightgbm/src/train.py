@@ -14,11 +14,14 @@ from common_ml_utils.base_model_trainer import BaseModelTrainer, TrainingData, T
 from common_ml_utils.command_line import run_command, utc_time
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import ModelRegistry
+from common_ml_utils.model_card import CardText
 from common_ml_utils.native_models import LightGBMModel
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import TrainingInterval
+from common_ml_utils.slices import Slices
 from common_ml_utils.training_backends import TrainingBackend, training_backend
 from common_ml_utils.training_sets import data_version
+from src.card import CARD
 from src.config import (
     FEATURE_SERVICE,
     IDENTITY,
@@ -28,6 +31,7 @@ from src.config import (
     ChurnValues,
 )
 from src.data_loader import LABEL, load_labelled, split_holdout, stratified_folds
+from src.slices import slices_of
 
 
 class ChurnTrainer(BaseModelTrainer):
@@ -91,6 +95,14 @@ class ChurnTrainer(BaseModelTrainer):
     def action_costs(self, frame: pd.DataFrame) -> np.ndarray:
         """Return what doing nothing, contacting and making an offer cost."""
         return churn_action_costs(frame[LABEL].to_numpy(), self.settings.values)
+
+    def slices(self, frame: pd.DataFrame) -> Slices:
+        """Return the groups that the gate guards and the card reports."""
+        return slices_of(frame)
+
+    def card(self) -> CardText:
+        """Return the words of the model card."""
+        return CARD
 
 
 def fit_lightgbm(

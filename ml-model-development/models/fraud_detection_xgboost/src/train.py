@@ -15,11 +15,14 @@ from common_ml_utils.command_line import run_command, utc_time
 from common_ml_utils.evaluation_utils import card_precision_at
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import ModelRegistry
+from common_ml_utils.model_card import CardText
 from common_ml_utils.native_models import XGBoostModel
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import TrainingInterval
+from common_ml_utils.slices import Slices
 from common_ml_utils.training_backends import TrainingBackend, training_backend
 from common_ml_utils.training_sets import data_version
+from src.card import CARD
 from src.config import (
     FEATURE_SERVICE,
     IDENTITY,
@@ -30,6 +33,7 @@ from src.config import (
 )
 from src.data_loader import LABEL, load_labelled, resolve_intervals
 from src.preprocessor import check_ranges, days_since_epoch
+from src.slices import slices_of
 
 
 class FraudTrainer(BaseModelTrainer):
@@ -98,6 +102,14 @@ class FraudTrainer(BaseModelTrainer):
     def action_costs(self, frame: pd.DataFrame) -> np.ndarray:
         """Return what approving, reviewing and declining each transaction costs."""
         return fraud_action_costs(frame["tx_amount"].to_numpy(), frame[LABEL].to_numpy(), self.settings.costs)
+
+    def slices(self, frame: pd.DataFrame) -> Slices:
+        """Return the groups that the gate guards and the card reports."""
+        return slices_of(frame)
+
+    def card(self) -> CardText:
+        """Return the words of the model card."""
+        return CARD
 
     def own_metrics(self, frame: pd.DataFrame, scores: np.ndarray) -> dict[str, float]:
         """Return the card precision@100."""
