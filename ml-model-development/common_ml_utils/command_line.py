@@ -24,8 +24,13 @@ def run_command(settings_type: type[S], work: Callable[[S], None]) -> int:
             place = "__".join(str(part) for part in problem["loc"])
             print(f"setting {place}: {problem['msg']}", file=sys.stderr)
         return 1
+    return run_plain(lambda: work(settings))
+
+
+def run_plain(work: Callable[[], None]) -> int:
+    """Do work that needs no settings and return the exit code; a known error is one line on stderr."""
     try:
-        work(settings)
+        work()
     except ModelDevelopmentError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
