@@ -16,13 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psycopg
 import redis
 from feast import Entity, FeatureStore, FeatureView, Field, RepoConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import PostgreSQLSource
@@ -31,6 +30,8 @@ from feast.value_type import ValueType
 from tqdm import tqdm
 
 from benchmarks.report import Growth, Report, Result, peak_memory
+from data_source_connectors.database_connector import DatabaseSettings, connect
+from data_source_connectors.settings import read_settings
 
 ROOT = Path(__file__).parents[1]
 VIEWS = ("one", "two", "three")
@@ -56,15 +57,9 @@ class Ground:
     def __init__(self, folder: Path) -> None:
         self.name = f"bench_{uuid4().hex[:10]}"
         self.folder = folder
-        self.database = psycopg.connect(
-            host=os.environ["FEATURE_STORE_DB_HOST"],
-            port=os.environ["FEATURE_STORE_DB_PORT"],
-            dbname=os.environ["FEATURE_STORE_DB_NAME"],
-            user=os.environ["FEATURE_STORE_DB_USER"],
-            password=os.environ["FEATURE_STORE_DB_PASSWORD"],
-            connect_timeout=10,
-            autocommit=True,
-        )
+        self._stack = ExitStack()
+        settings = read_settings(DatabaseSettings)
+        self.database = self._stack.enter_context(connect(settings, application_name="bench_materialization"))
         self.redis = redis.Redis(
             host=os.environ["REDIS_HOST"],
             port=int(os.environ["REDIS_PORT"]),
@@ -102,7 +97,7 @@ class Ground:
         """Remove all of it."""
         self.empty()
         self.database.execute(f"drop schema {self.name} cascade")
-        self.database.close()
+        self._stack.close()
         self.redis.close()
 
 

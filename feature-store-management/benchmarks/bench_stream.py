@@ -224,7 +224,7 @@ def process_instantly(events: int) -> None:
     source = source_topic(settings.stream, definition)
     instant = InstantLog(source, messages, RATE, settings.stream.topic_partitions)
     stream_session.ensure_topics = lambda *_: None
-    stream_session.open_consumer = lambda *_, **__: instant
+    stream_session.open_consumer = lambda *_, **__: instant  # type: ignore[assignment]
     stream_session.open_producer = lambda *_, **__: instant
     taken: list[NDArray[np.float64]] = []
     metrics, stop = StreamMetrics(), threading.Event()

@@ -122,17 +122,20 @@ def _compatible(registry: Registry, call: Call) -> Any:
     return {"is_compatible": not reasons} | ({"messages": reasons} if call.flag("verbose") else {})
 
 
+def _setting(registry: Registry, call: Call, name: str, missing: RegistryError) -> str:
+    """Return the setting that counts for the subject, or raise `missing` where only its own was asked for."""
+    if not call.subject or call.flag("defaultToGlobal"):
+        return registry.rule(call.subject) if name == "compatibility" else registry.mode(call.subject)
+    own = registry.setting(call.subject, name)
+    if own is None:
+        raise missing
+    return own
+
+
 def _get_rule(registry: Registry, call: Call) -> Any:
-    if call.subject and not call.flag("defaultToGlobal"):
-        own = registry.setting(call.subject, "compatibility")
-        if own is None:
-            raise RegistryError(
-                404,
-                40408,
-                f"Subject '{call.subject}' does not have subject-level compatibility configured",
-            )
-        return {"compatibilityLevel": own}
-    return {"compatibilityLevel": registry.rule(call.subject)}
+    message = f"Subject '{call.subject}' does not have subject-level compatibility configured"
+    missing = RegistryError(404, 40408, message)
+    return {"compatibilityLevel": _setting(registry, call, "compatibility", missing)}
 
 
 def _put_rule(registry: Registry, call: Call) -> Any:
@@ -148,14 +151,8 @@ def _delete_rule(registry: Registry, call: Call) -> Any:
 
 
 def _get_mode(registry: Registry, call: Call) -> Any:
-    if call.subject and not call.flag("defaultToGlobal"):
-        own = registry.setting(call.subject, "mode")
-        if own is None:
-            raise RegistryError(
-                404, 40409, f"Subject '{call.subject}' does not have subject-level mode configured"
-            )
-        return {"mode": own}
-    return {"mode": registry.mode(call.subject)}
+    message = f"Subject '{call.subject}' does not have subject-level mode configured"
+    return {"mode": _setting(registry, call, "mode", RegistryError(404, 40409, message))}
 
 
 def _put_mode(registry: Registry, call: Call) -> Any:
