@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -58,6 +59,7 @@ class SparkBackend(TrainingBackend):
         from xgboost.spark import SparkXGBClassifier
 
         require_histograms(self.name, parameters)
+        logging.getLogger("XGBoost-PySpark").setLevel(logging.WARNING)
         names = [f"f{i}" for i in range(matrix.shape[1])]
         frame = pd.DataFrame(matrix, columns=names).assign(label=labels.astype(np.float64))
         passed = {RENAMED.get(k, k): v for k, v in parameters.items() if k not in NOT_PASSED}
@@ -69,6 +71,7 @@ class SparkBackend(TrainingBackend):
                 num_workers=self._settings.workers,
                 n_estimators=rounds,
                 verbosity=0,
+                verbose=False,
                 **passed,
             )
             return estimator.fit(table).get_booster()
