@@ -49,7 +49,6 @@ def test_a_scaled_down_set_reports_its_own_figures_without_targets(
     assert all(line["target"] is None and line["peer"] is None for line in report["results"])
     assert report["published"]["XGBoost"]["average_precision"] == 0.639
     assert report["rows"]["training"]["transactions"] > 0
-    assert (folder / "handbook.png").read_bytes().startswith(b"\x89PNG")
     assert "handbook" in (folder / "handbook.html").read_text().lower()
 
 
