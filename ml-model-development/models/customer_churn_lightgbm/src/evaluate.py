@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 
+from common_ml_utils.classifier_gate import Candidate, TrainingSource, run_classifier_gate
 from common_ml_utils.command_line import run_command
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.feature_store_client import FeatureStoreClient
-from common_ml_utils.project_gate import Candidate, TrainingSource, run_classifier_gate
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.training_sets import TrainingSetStore
 from src.config import IDENTITY, LABEL_NAME, ChurnTrainingSettings
@@ -55,9 +55,13 @@ def seen_by(
 
 
 SOURCE = TrainingSource(
+    table=("labels", "fct_churn_labels"),
     key=KEY,
     label=LABEL,
+    label_name=LABEL_NAME,
     group=KEY,
+    request={},
+    latest=lambda client: datetime.now(UTC),
     load=load_training,
     split=split,
     seen=seen_by,

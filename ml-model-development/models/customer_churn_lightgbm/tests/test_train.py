@@ -14,8 +14,8 @@ from src.data_loader import KEY, split_holdout
 from src.evaluate import SOURCE
 from src.train import churn_action_costs, fit_lightgbm
 
+from common_ml_utils.classifier_gate import ClassifierProject
 from common_ml_utils.errors import DataError, ModelDevelopmentError
-from common_ml_utils.project_gate import ClassifierProject
 from common_ml_utils.training_sets import TrainingSetStore
 
 
@@ -69,9 +69,10 @@ def test_the_gates_holdout_is_the_kept_one_or_the_same_fetched_again(trained: Tr
     challenger, store = trained.registry.latest(), trained.store
     kept = TrainingSetStore(trained.settings.data_dir / "training_sets" / "churn")
     assert kept.load(challenger.bundle.manifest.data_version, "made up", store.published.sha256) is not None
-    gate, nothing = trained.settings.gate, TrainingSetStore(trained.settings.data_dir / "none")
-    from_file = ClassifierProject(SOURCE, store, kept, gate).holdout(challenger, challenger)
-    fetched = ClassifierProject(SOURCE, store, nothing, gate).holdout(challenger, challenger)
+    gate, reports = trained.settings.gate, trained.settings.reports_dir
+    nothing = TrainingSetStore(trained.settings.data_dir / "none")
+    from_file = ClassifierProject(SOURCE, store, kept, gate, reports).holdout(challenger, challenger)
+    fetched = ClassifierProject(SOURCE, store, nothing, gate, reports).holdout(challenger, challenger)
     pd.testing.assert_frame_equal(from_file.frame, fetched.frame)
     assert set(from_file.groups) == set(split_holdout(store.subscribers)[1][KEY])
 

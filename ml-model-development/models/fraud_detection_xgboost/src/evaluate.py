@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import numpy as np
 import pandas as pd
 
+from common_ml_utils.classifier_gate import Candidate, TrainingSource, run_classifier_gate
 from common_ml_utils.command_line import run_command
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.feature_store_client import FeatureStoreClient
-from common_ml_utils.project_gate import Candidate, TrainingSource, run_classifier_gate
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.training_sets import TrainingSetStore
 from src.config import IDENTITY, LABEL_NAME, FraudTrainingSettings
-from src.data_loader import KEY, LABEL, Interval, load_labelled
+from src.data_loader import KEY, LABEL, REQUEST, Interval, load_labelled
 from src.handbook import single_split
 from src.preprocessor import check_ranges
 from src.slices import slices_of
@@ -55,10 +55,20 @@ def seen_by(
     return (holdout["event_timestamp"] < champion.bundle.manifest.training.end).to_numpy()
 
 
+def latest(client: FeatureStoreClient) -> datetime:
+    """Return the midnight after the last loaded day, or now where that lies ahead."""
+    end = datetime.combine(client.loaded_days()[1] + timedelta(days=1), time(), UTC)
+    return min(end, datetime.now(UTC))
+
+
 SOURCE = TrainingSource(
+    table=("labels", "fct_fraud_labels"),
     key=KEY,
     label=LABEL,
+    label_name=LABEL_NAME,
     group="customer_id",
+    request={name: expression.format(timestamp="event_timestamp") for name, expression in REQUEST.items()},
+    latest=latest,
     load=load_training,
     split=split,
     seen=seen_by,

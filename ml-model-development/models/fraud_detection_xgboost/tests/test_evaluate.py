@@ -10,15 +10,15 @@ import pandas as pd
 from conftest import Trained
 from src.evaluate import SOURCE
 
+from common_ml_utils.classifier_gate import ClassifierProject
 from common_ml_utils.mlflow_utils import RegisteredBundle
-from common_ml_utils.project_gate import ClassifierProject
 from common_ml_utils.release_bundle import ReleaseBundle
 from common_ml_utils.training_sets import TrainingSetStore
 
 
 def project(trained: Trained, folder: str = "training_sets/fraud") -> ClassifierProject:
     kept = TrainingSetStore(trained.settings.data_dir / folder)
-    return ClassifierProject(SOURCE, trained.store, kept, trained.settings.gate)
+    return ClassifierProject(SOURCE, trained.store, kept, trained.settings.gate, trained.settings.reports_dir)
 
 
 def older(candidate: RegisteredBundle[ReleaseBundle], **training: object) -> RegisteredBundle[ReleaseBundle]:
