@@ -4,7 +4,9 @@
     training_sets.build --service F --entities REQUESTS --out VECTORS     (feature-store-management)
     measure_feature_parity compare --service S --model M --vectors VECTORS
 
-`export` writes what each decision was asked with, `compare` leaves `$REPORTS_DIR/parity.json` and `.html`.
+`export` writes what each decision was asked with, `compare` leaves `$REPORTS_DIR/parity.json` and `.html`, and
+the same as `$REPORTS_DIR/feature_parity/<feature service>.json`, where the promotion gate looks. A report that
+is written elsewhere (`--out`) is a rehearsal, which the gate does not see.
 Exit 0: every value is the same, bit for bit. Exit 1: one is not, or something that is needed is missing.
 """
 
@@ -50,6 +52,7 @@ def report_of(parity: Parity, served: ServedVectors, options: argparse.Namespace
         "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
         "service": options.service,
         "model": options.model,
+        "feature_service": SERVED_MODELS[options.model].feature_service,
         "vectors": parity.vectors,
         "values": parity.values,
         "mismatches": parity.mismatches,
@@ -89,8 +92,12 @@ def run(options: argparse.Namespace) -> int:
         print(f"{len(served.vectors):,} requests in {options.out}")
         return 0
     parity = compare(served.vectors, read_vectors(options.vectors))
-    path = options.out or settings.reports_dir / "parity.json"
-    write_report(report_of(parity, served, options), path)
+    standing = settings.reports_dir / "parity.json"
+    path = options.out or standing
+    report = report_of(parity, served, options)
+    write_report(report, path)
+    if path.resolve() == standing.resolve():
+        write_report(report, settings.reports_dir / "feature_parity" / f"{report['feature_service']}.json")
     print(
         f"{parity.vectors:,} vectors, {parity.values:,} values, {parity.mismatches:,} mismatches, "
         f"{parity.not_recomputed:,} vectors not recomputed; {path}"

@@ -113,3 +113,9 @@ def test_the_command_writes_report_and_page_and_fails_on_skew(tmp_path, monkeypa
     assert (report["vectors"], report["values"], report["mismatches"]) == (2, 6, 2 * shift)
     assert report["degraded_left_out"] == 3
     assert "Feature parity of s" in (tmp_path / "parity.html").read_text()
+    assert json.loads((tmp_path / "feature_parity" / "fraud_detection_v1.json").read_text()) == report
+    assert job.main([*words, "--out", str(tmp_path / "rehearsal" / "parity.json")]) == code
+    rehearsal = json.loads((tmp_path / "rehearsal" / "parity.json").read_text())
+    assert rehearsal["feature_service"] == "fraud_detection_v1"
+    kept = json.loads((tmp_path / "feature_parity" / "fraud_detection_v1.json").read_text())
+    assert kept == report
