@@ -4,9 +4,9 @@
     training_sets.build --service F --entities REQUESTS --out VECTORS     (feature-store-management)
     measure_feature_parity compare --service S --model M --vectors VECTORS
 
-`export` writes what each decision was asked with, `compare` leaves `$REPORTS_DIR/parity.json` and `.html`, and
-the same as `$REPORTS_DIR/feature_parity/<feature service>.json`, where the promotion gate looks. A report that
-is written elsewhere (`--out`) is a rehearsal, which the gate does not see.
+`export` writes what each decision was asked with, `compare` leaves `$REPORTS_DIR/parity.json` and `.html`,
+and the same as `$REPORTS_DIR/feature_parity/<feature service>.json`, where the promotion gate looks. A report
+that is written elsewhere (`--out`) is a rehearsal, which the gate does not see.
 Exit 0: every value is the same, bit for bit. Exit 1: one is not, or something that is needed is missing.
 """
 
