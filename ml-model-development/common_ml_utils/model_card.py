@@ -243,7 +243,7 @@ def summary(card: Card) -> Note:
         lines.append(f"Scores stand {side} the observed rate: by {ranged(bias, signed=True)} on average.")
     elif bias is not None:
         lines.append(
-            f"Scores are right on average (off by {ranged(bias, signed=True)}); "
+            f"Scores are right on average: mean score minus observed rate {ranged(bias, signed=True)}, "
             f"calibration error {overall.calibration_error:.4f}."
         )
     if saved := costs.saved_a_row:
@@ -388,9 +388,9 @@ def groups_blocks(card: Card) -> list[Block]:
             part.rows,
             part.positives,
             _share(part.base_rate),
-            ranged(part.auc_roc),
-            ranged(part.average_precision),
-            DASH if part.calibration_error is None else f"{part.calibration_error:.4f}",
+            ranged(part.auc_roc, digits=2),
+            ranged(part.average_precision, digits=2),
+            DASH if part.calibration_error is None else f"{part.calibration_error:.3f}",
             ranged(part.calibration_bias, signed=True),
         ]
         for part in slices
@@ -408,11 +408,8 @@ def groups_blocks(card: Card) -> list[Block]:
         for part in slices
     ]
     blocks: list[Block] = [Text(card.text.fairness)] if card.text else []
-    uneven = [f"{part.name}: {name}" for part in slices for name in part.disparity.uneven]
-    if uneven:
-        blocks.append(
-            Note("plain", ["Unlike the rest, beyond what chance explains: " + "; ".join(uneven) + "."])
-        )
+    if uneven := [_uneven_text(part) for part in slices if part.disparity.uneven]:
+        blocks.append(Note("plain", ["Unlike all other rows, beyond what chance explains:", *uneven]))
     blocks += [
         Table(
             ["group", *SLICE_COLUMNS],
@@ -569,6 +566,11 @@ def _fold_text(folds: Sequence[Mapping[str, float]], metric: str) -> str:
 
 def _reasons_text(reasons: Sequence[Reason]) -> str:
     return ", ".join(f"{reason.code} +{reason.contribution:.2f}" for reason in reasons) or "nothing raises it"
+
+
+def _uneven_text(part: SliceMetrics) -> str:
+    ratios = part.disparity.uneven.items()
+    return f"{part.name}: {', '.join(f'{name} {ratio.value:.2f} times theirs' for name, ratio in ratios)}"
 
 
 def _missing(feature: VectorFeature) -> str:

@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol
 STYLE = Path(__file__).with_name("templates") / "page.css"
 NUMBER = re.compile(r"^[<>~+-]?\d[\d,.]*\s?%?(\s.*)?$")
 DASH = "–"
+SCREEN_SHARE = 0.75
+"""Width of a plot on the page, in CSS pixels a pixel of the image: sharp on fine screens, small on all."""
 
 
 class Block(Protocol):
@@ -153,7 +155,9 @@ class Plots:
         below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
         content = base64.b64encode(self.images[name]).decode()
         label = html.escape(caption or name.replace("_", " "))
-        return f'<figure><img alt="{label}" src="data:image/png;base64,{content}">{below}</figure>'
+        width = round(_png_width(self.images[name]) * SCREEN_SHARE)
+        size = f' width="{width}"' if width else ""
+        return f'<figure><img alt="{label}"{size} src="data:image/png;base64,{content}">{below}</figure>'
 
     def markdown(self, plots: str) -> str:
         """Return references to the images."""
@@ -232,6 +236,11 @@ class Page:
         if self.footer:
             parts += ["---", _mark(self.footer)]
         return "\n\n".join(parts) + "\n"
+
+
+def _png_width(content: bytes) -> int:
+    """Return the pixels from left to right, 0 where the content is too short to say."""
+    return int.from_bytes(content[16:20], "big") if content[12:16] == b"IHDR" else 0
 
 
 def shown(value: Any) -> str:

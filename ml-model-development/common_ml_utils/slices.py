@@ -42,15 +42,19 @@ class Disparity:
     recall: Estimate | None
 
     @property
-    def uneven(self) -> list[str]:
-        """Names of the ratios whose whole interval lies outside of `EVEN`."""
+    def uneven(self) -> dict[str, Estimate]:
+        """Return the ratios whose whole interval lies outside of `EVEN`, by name."""
         ratios = {
             "alert rate": self.alert_rate,
             "false positive rate": self.false_positive_rate,
             "recall": self.recall,
         }
         low, high = EVEN
-        return [name for name, ratio in ratios.items() if ratio and (ratio.upper < low or ratio.lower > high)]
+        return {
+            name: ratio
+            for name, ratio in ratios.items()
+            if ratio and (ratio.upper < low or ratio.lower > high)
+        }
 
 
 @dataclass(frozen=True)

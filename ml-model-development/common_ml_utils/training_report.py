@@ -70,7 +70,7 @@ def training_page(card: Card, seconds: Mapping[str, float]) -> Page:
     steps = ", ".join(f"{step} {taken:.1f} s" for step, taken in seconds.items())
     return Page(
         f"{card.name}: the challenger",
-        f"Trained on {interval_text(training.start, training.end)}, measured on "
+        f"Trained on {interval_text(training.start, training.end)}, measured on other rows of "
         f"{interval_text(training.holdout_start, training.holdout_end)}. Whether it replaces the champion is "
         "the gate's decision.",
         [summary(card), Links({"Model card": f"{FOLDER}/model_card.html", "Figures as JSON": "train.json"})],

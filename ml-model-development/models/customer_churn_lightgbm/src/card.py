@@ -38,6 +38,6 @@ CARD = CardText(
         "trial.",
     ),
     rows="subscribers",
-    positives="churned",
+    positives="leavers",
     currency="USD",
 )

@@ -43,5 +43,4 @@ CARD = CardText(
     ),
     rows="payments",
     positives="frauds",
-    currency="(currency of the amounts)",
 )
