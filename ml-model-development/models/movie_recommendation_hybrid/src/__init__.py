@@ -1,0 +1,1 @@
+"""The recommender: which movies a viewer rates next, collaborative and content-based on ratings and features."""
