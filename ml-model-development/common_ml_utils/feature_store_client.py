@@ -145,7 +145,8 @@ class FeatureStoreClient:
             # Feast asks for the query's columns through pandas, which would rather have SQLAlchemy.
             warnings.filterwarnings("ignore", message="pandas only supports SQLAlchemy", category=UserWarning)
             fetched = pool.map(lambda statement: store.historical_features(service, statement), statements)
-            progress = tqdm(fetched, desc=description, total=len(statements), unit="window", disable=None)
+            hidden = True if len(statements) == 1 else None  # None: shown on a terminal only
+            progress = tqdm(fetched, desc=description, total=len(statements), unit="window", disable=hidden)
             parts = [part for part in progress if len(part)]
         if not parts:
             known = entities.labels_known_as_of

@@ -104,19 +104,22 @@ def load_labelled(
     return shape.validate_frame(frame.drop(columns="tx_timestamp"), known_as_of)
 
 
-def load_day(client: FeatureStoreClient, contract: PublishedContract, day: date) -> pd.DataFrame:
-    """Return a day's transactions, labelled or not, with features as of each and `tx_timestamp`."""
-    start = datetime.combine(day, time(), UTC)
-    entities = EntityQuery(
+def day_entities(contract: PublishedContract) -> EntityQuery:
+    """Return the query of transactions, labelled or not, each to be looked at as of its own moment."""
+    return EntityQuery(
         table=("raw", "transactions"),
         columns=(KEY, *contract.service.join_keys),
         order_by=KEY,
         request=_request("tx_datetime"),
         timestamp="tx_datetime",
     )
-    return client.features_as_of(
-        contract, entities, day_windows(start, start + timedelta(days=1)), f"day {day}"
-    )
+
+
+def load_day(client: FeatureStoreClient, contract: PublishedContract, day: date) -> pd.DataFrame:
+    """Return a day's transactions, labelled or not, with features as of each and `tx_timestamp`."""
+    start = datetime.combine(day, time(), UTC)
+    windows = day_windows(start, start + timedelta(days=1))
+    return client.features_as_of(contract, day_entities(contract), windows, f"day {day}")
 
 
 def _request(timestamp: str) -> dict[str, str]:
