@@ -15,12 +15,13 @@ from scipy.sparse import csr_matrix
 
 from common_ml_utils.data_schemas.training_data_contract import require_both_classes
 from common_ml_utils.errors import DataError, EmptyWindowError
-from common_ml_utils.evaluation_utils import ranking_and_calibration
+from common_ml_utils.evaluation_utils import Ranking, ranking_and_calibration
 from common_ml_utils.slices import Slices
 
 Resampled = Callable[[np.ndarray], np.ndarray]
 """Weights of the units, shape (resamples, units) -> the metric under each resample; NaN where it has none."""
 
+RANKING = ("auc_roc", "average_precision")
 CALIBRATION = "calibration_error"
 CALIBRATION_BINS = 10
 CHUNK = 100  # resamples held at once: 100 x 5,000 units of float64 are 4 MB
@@ -74,6 +75,20 @@ class Comparison:
     resamples: int
 
 
+@dataclass(frozen=True)
+class SliceComparison:
+    """The main metric of two candidates on a slice; None where it can't be measured there."""
+
+    name: str
+    rows: int
+    support: int
+    champion: float | None
+    challenger: float | None
+    difference: float | None
+    lower: float | None
+    upper: float | None
+
+
 def classifier_evaluation(
     labels: np.ndarray,
     scores: np.ndarray,
@@ -90,18 +105,17 @@ def classifier_evaluation(
     require_both_classes(labels, "holdout")
     units, unit_of_row = np.unique(groups, return_inverse=True)
     number = len(units)
-    resampled = RESAMPLED[metric]
     return Evaluation(
         metrics={**ranking_and_calibration(labels, scores), **(extra or {})},
         units=units,
         rows=len(labels),
         support=_rarer_class(labels),
         resampled={
-            metric: resampled(labels, scores, unit_of_row, number),
+            metric: resampled_ranking(labels, scores, unit_of_row, number, metric),
             CALIBRATION: resampled_calibration_error(labels, scores, unit_of_row, number),
         },
         slices={
-            name: _slice(labels[mask], scores[mask], unit_of_row[mask], number, resampled)
+            name: _slice(labels[mask], scores[mask], unit_of_row[mask], number, metric)
             for name, mask in slices.items()
         },
     )
@@ -178,6 +192,22 @@ def compare(
     )
 
 
+def compare_slices(
+    champion: Evaluation, challenger: Evaluation, differences: Mapping[str, np.ndarray]
+) -> list[SliceComparison]:
+    """Return both candidates on every slice of the challenger, with the central 95 % of the differences."""
+    compared = []
+    for name, mine in challenger.slices.items():
+        theirs = champion.slices.get(name)
+        sample = differences.get(name, np.empty(0))
+        lower, upper = np.quantile(sample, [0.025, 0.975]) if len(sample) else (np.nan, np.nan)
+        old = np.nan if theirs is None else theirs.value
+        figures = [_or_none(each) for each in (old, mine.value, mine.value - old, lower, upper)]
+        support = mine.support if theirs is None else min(mine.support, theirs.support)
+        compared.append(SliceComparison(name, mine.rows, support, *figures))
+    return compared
+
+
 def comparison_of(champion: float, challenger: float, differences: np.ndarray, margin: float) -> Comparison:
     """Summarise resampled differences; raises DataError when no resample could be measured."""
     if not len(differences):
@@ -199,38 +229,13 @@ def comparison_of(champion: float, challenger: float, differences: np.ndarray, m
 # --- metrics under weights of units -------------------------------------------------------------------------
 
 
-def resampled_average_precision(
-    labels: np.ndarray, scores: np.ndarray, unit_of_row: np.ndarray, units: int
+def resampled_ranking(
+    labels: np.ndarray, scores: np.ndarray, unit_of_row: np.ndarray, units: int, metric: str
 ) -> Resampled:
-    """Return average precision as a function of the units' weights; ties count as one threshold."""
-    hits_at, misses_at = _binned(labels, scores, unit_of_row, units)
-
-    def metric(weights: np.ndarray) -> np.ndarray:
-        hits = hits_at @ weights.T  # (positive scores, resamples), ascending
-        misses = misses_at @ weights.T
-        caught = _from_above(hits)
-        alarms = caught + _from_above(misses)[1::2]
-        precision = np.divide(caught, alarms, out=np.zeros_like(caught), where=alarms > 0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (precision * hits).sum(axis=0) / hits.sum(axis=0)
-
-    return metric
-
-
-def resampled_auc_roc(
-    labels: np.ndarray, scores: np.ndarray, unit_of_row: np.ndarray, units: int
-) -> Resampled:
-    """Return the area under the ROC curve as a function of the units' weights; a tie counts half."""
-    hits_at, misses_at = _binned(labels, scores, unit_of_row, units)
-
-    def metric(weights: np.ndarray) -> np.ndarray:
-        hits, misses = hits_at @ weights.T, misses_at @ weights.T
-        below = np.cumsum(misses, axis=0)[0::2][: len(hits)]
-        won = (hits * (below + misses[1::2] / 2)).sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return won / (hits.sum(axis=0) * misses.sum(axis=0))
-
-    return metric
+    """Return a ranking metric as a function of the units' weights."""
+    ranking = Ranking.of(labels, scores).by_group(unit_of_row, units)
+    column = RANKING.index(metric)
+    return lambda weights: ranking.measures(weights)[:, column]
 
 
 def resampled_calibration_error(
@@ -251,45 +256,13 @@ def resampled_calibration_error(
     return metric
 
 
-RESAMPLED = {"average_precision": resampled_average_precision, "auc_roc": resampled_auc_roc}
-
-
-def _binned(
-    labels: np.ndarray, scores: np.ndarray, unit_of_row: np.ndarray, units: int
-) -> tuple[csr_matrix, csr_matrix]:
-    """Count rows by unit at the scores that positives have, ascending: all that a ranking metric needs.
-
-    Positives: (scores, units). Negatives: (2 x scores + 1, units): below, at, between, at, ... above.
-    """
-    positive = labels == 1
-    cuts = np.unique(scores[positive])
-    place = np.searchsorted(cuts, scores, side="left")
-    at = (place < len(cuts)) & (cuts[np.minimum(place, len(cuts) - 1)] == scores) if len(cuts) else place > 0
-    ones = np.ones(len(scores))
-    hits = csr_matrix((ones[positive], (place[positive], unit_of_row[positive])), shape=(len(cuts), units))
-    misses = csr_matrix(
-        (ones[~positive], ((2 * place + at)[~positive], unit_of_row[~positive])),
-        shape=(2 * len(cuts) + 1, units),
-    )
-    return hits, misses
-
-
-def _from_above(counts: np.ndarray) -> np.ndarray:
-    """Cumulate from the highest score down."""
-    return np.cumsum(counts[::-1], axis=0)[::-1]
-
-
 def _slice(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    unit_of_row: np.ndarray,
-    units: int,
-    resampled: Callable[..., Resampled],
+    labels: np.ndarray, scores: np.ndarray, unit_of_row: np.ndarray, units: int, metric: str
 ) -> SliceEvaluation:
-    metric = resampled(labels, scores, unit_of_row, units)
+    resampled = resampled_ranking(labels, scores, unit_of_row, units, metric)
     support = _rarer_class(labels)
-    value = float(metric(np.ones((1, units)))[0]) if support else float("nan")
-    return SliceEvaluation(rows=len(labels), support=support, value=value, resampled=metric)
+    value = float(resampled(np.ones((1, units)))[0]) if support else float("nan")
+    return SliceEvaluation(rows=len(labels), support=support, value=value, resampled=resampled)
 
 
 def _resampled_mean(values: np.ndarray, mask: np.ndarray) -> Resampled:
@@ -309,3 +282,7 @@ def _rarer_class(labels: np.ndarray) -> int:
 def _known(differences: np.ndarray) -> np.ndarray:
     """Leave out resamples that measure nothing, such as one without a positive."""
     return differences[~np.isnan(differences)]
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

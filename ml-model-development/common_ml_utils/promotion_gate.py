@@ -17,7 +17,14 @@ import pandas as pd
 
 from common_ml_utils.errors import RegistryError
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
-from common_ml_utils.promotion_evaluation import CALIBRATION, Comparison, Evaluation, compare
+from common_ml_utils.promotion_evaluation import (
+    CALIBRATION,
+    Comparison,
+    Evaluation,
+    SliceComparison,
+    compare,
+    compare_slices,
+)
 from common_ml_utils.promotion_guards import (
     ASK,
     OK,
@@ -29,6 +36,7 @@ from common_ml_utils.promotion_guards import (
     slice_findings,
 )
 from common_ml_utils.promotion_ledger import disagreement, last_rollback_of, production_at
+from common_ml_utils.promotion_report import write_gate_page
 from common_ml_utils.reports import measurement, write_report
 from common_ml_utils.settings import GateSettings
 from common_ml_utils.slices import Slices
@@ -81,6 +89,7 @@ class Evidence:
 
     measured: Measured | None = None
     comparison: Comparison | None = None
+    slices: Sequence[SliceComparison] = ()
     findings: Sequence[Finding] = ()
 
 
@@ -142,7 +151,7 @@ def gather_evidence(
     findings = [floor_finding(mine.metrics[gate.metric], gate)]
     if measured.unfair:
         findings.append(Finding("comparison", REFUSE, f"no fair comparison: {measured.unfair}"))
-    comparison = None
+    comparison, slices = None, []
     if measured.pair is not None:
         old, new = measured.pair
         comparison, differences = compare(
@@ -150,6 +159,7 @@ def gather_evidence(
         )
         findings.append(comparison_finding(comparison, gate))
         by_slice = {name.removeprefix("slice: "): each for name, each in differences.items()}
+        slices = compare_slices(old, new, by_slice)
         findings += slice_findings(new.slices, old.slices, by_slice, gate)
         if CALIBRATION in differences:
             errors = new.metrics[CALIBRATION], old.metrics[CALIBRATION]
@@ -160,7 +170,7 @@ def gather_evidence(
             findings.append(Finding("first model", OK, message))
         if CALIBRATION in mine.resampled:
             findings.append(calibration_finding(mine.metrics[CALIBRATION], None, [], gate))
-    return Evidence(measured, comparison, [*findings, *project.findings(challenger, champion)])
+    return Evidence(measured, comparison, slices, [*findings, *project.findings(challenger, champion)])
 
 
 def ledger_findings(
@@ -212,14 +222,14 @@ class PromotionGate:
             if verdict.decision == "promote":
                 self.registry.promote(self.model_name, challenger.version)
         in_production = challenger if verdict.decision == "promote" else champion
-        write_report(
-            self.report,
-            _results(evidence, self.settings),
-            model_name=self.model_name,
-            champion_after=None if in_production is None else in_production.version,
-            ledger_hash=digest,
+        document = {
+            "model_name": self.model_name,
+            "champion_after": None if in_production is None else in_production.version,
+            "ledger_hash": digest,
             **facts,
-        )
+        }
+        write_report(self.report, _results(evidence, self.settings), **document)
+        write_gate_page(self.report.with_suffix(".html"), document)
         reasons = "; ".join(verdict.reasons)
         print(f"{self.model_name} version {challenger.version}: {verdict.decision}: {reasons}")
         return verdict
@@ -257,6 +267,7 @@ def _facts(
         if in_production is None
         else {"version": in_production.version, "bundle_sha256": in_production.bundle.sha256},
         "comparison": None if evidence.comparison is None else asdict(evidence.comparison),
+        "slices": [asdict(each) for each in evidence.slices],
         "findings": [asdict(finding) for finding in evidence.findings],
         "notes": [] if measured is None else list(measured.notes),
         "gate": gate.model_dump(mode="json"),
