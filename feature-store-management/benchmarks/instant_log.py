@@ -7,9 +7,9 @@ uses. Messages of the source arrive at a steady rate; what is forwarded can be r
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import ConsumerRebalanceListener, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
@@ -19,8 +19,16 @@ NAP_SECONDS = 0.0002
 LEAD_SECONDS = 0.5
 
 
-class _Sent(Future[None]):
+class _Taken(NamedTuple):
+    """Where the log has a message."""
+
+    offset: int
+
+
+class _Sent(NamedTuple):
     """What a producer returns for a message; here it is in the log already."""
+
+    value: _Taken
 
     def add_errback(self, _report: Any) -> None:
         """Nothing fails here."""
@@ -38,6 +46,7 @@ class InstantLog:
         self._arrived = 0
         self._ends: dict[TopicPartition, int] = {}
         self._forwarded: list[ConsumerRecord] = []
+        self._waiting: Counter[TopicPartition] = Counter()
         self._listener: ConsumerRebalanceListener | None = None
 
     @property
@@ -77,6 +86,7 @@ class InstantLog:
         records = [self._arrival(number) for number in range(self._arrived, upto)]
         self._arrived = upto
         forwarded, self._forwarded = self._forwarded[:most], self._forwarded[most:]
+        self._waiting.subtract(TopicPartition(record.topic, record.partition) for record in forwarded)
         for record in [*records, *forwarded]:
             at = TopicPartition(record.topic, record.partition)
             polled.setdefault(at, []).append(record._replace(offset=self._ends[at]))
@@ -125,10 +135,11 @@ class InstantLog:
         self, topic: str, *, value: bytes, key: bytes, partition: int = 0, timestamp_ms: int = 0, **_: Any
     ) -> _Sent:
         """Append a message that can be read at once."""
+        at = TopicPartition(topic, partition)
+        offset = self._ends[at] + self._waiting[at]
+        self._waiting[at] += 1
         self._forwarded.append(_record(topic, partition, timestamp_ms, key, value))
-        sent = _Sent()
-        sent.set_result(None)
-        return sent
+        return _Sent(_Taken(offset))
 
     def flush(self, timeout: float | None = None) -> None:
         """Everything is in the log already."""
