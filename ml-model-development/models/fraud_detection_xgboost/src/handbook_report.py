@@ -192,7 +192,7 @@ def bars_plot(measured: Measured, protocol: str) -> bytes:
     kinds = list(next(iter(figures.values())))
     theirs = published()["published"][protocol]
     groups = {"published": theirs, **figures}
-    figure, panels = _figure(12, 3.8, 3)
+    figure, panels = new_figure(12, 3.8, 3)
     for axes, measure in zip(panels, MEASURES, strict=True):
         every = []
         for i, (who, values) in enumerate(groups.items()):
@@ -207,12 +207,12 @@ def bars_plot(measured: Measured, protocol: str) -> bytes:
         axes.set_title(NAMES[measure])
     panels[0].legend(fontsize=8, loc="lower right")
     panels[0].set_ylabel("axis does not start at 0", fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def folds_plot(measured: Measured) -> bytes:
     """Draw each measure on each test week, by model and definition; the line is the published mean."""
-    figure, panels = _figure(12, 4.0, 3)
+    figure, panels = new_figure(12, 4.0, 3)
     for axes, measure in zip(panels, MEASURES, strict=True):
         for definition, kinds in measured.tuned.items():
             shift = -0.13 if definition == "published features" else 0.13
@@ -235,19 +235,19 @@ def folds_plot(measured: Measured) -> bytes:
         axes.set_title(f"{NAMES[measure]}, each test week")
     panels[0].legend(fontsize=8)
     panels[0].set_ylabel("bar: our mean, dotted: published", fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def curves_plot(measured: Measured) -> bytes:
     """Draw precision against recall on the single split's test week."""
-    figure, panels = _figure(12, 4.2, len(measured.curves))
+    figure, panels = new_figure(12, 4.2, len(measured.curves))
     for axes, (definition, curves) in zip(panels, measured.curves.items(), strict=True):
         for kind, (recall, precision) in curves.items():
             value = measured.single[definition][kind]["average_precision"]
             axes.step(recall, precision, where="post", label=f"{kind}, AP {value:.3f}")
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02), title=definition)
         axes.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _choices(measured: Measured) -> tuple[list[str], list[list[Any]]]:
@@ -285,7 +285,8 @@ def _three(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}".replace("0.", ".", 1)
 
 
-def _figure(width: float, height: float, panels: int) -> tuple[Figure, Sequence[Axes]]:
+def new_figure(width: float, height: float, panels: int) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with panels side by side that belongs to no window system and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -294,7 +295,8 @@ def _figure(width: float, height: float, panels: int) -> tuple[Figure, Sequence[
     return figure, list(np.atleast_1d(figure.subplots(1, panels)))
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return the figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
