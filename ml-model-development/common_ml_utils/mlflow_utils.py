@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -89,6 +90,25 @@ class TrainingRun:
         return {**self.tags, **{name: value for name, value in own.items() if value}}
 
 
+@dataclass(frozen=True)
+class VersionRecord:
+    """A model version with the run it came from, as the tracking server has them; times are UTC.
+
+    `document` is the content of the run's artifact that was asked for, None where the run has none.
+    """
+
+    version: int
+    created_at: datetime
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    run_id: str
+    run_name: str
+    run_tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]
+    document: bytes | None
+
+
 class ModelRegistry:
     """The tracking server and its registry; every failure to reach it is a RegistryError."""
 
@@ -131,6 +151,44 @@ class ModelRegistry:
                 token = page.token
                 if not token:
                     return {name: int(version) for name, version in found if version is not None}
+
+    def versions(self, model_name: str, last: int, document: str) -> list[VersionRecord]:
+        """Return the newest versions of a model, newest first, each with one document of its run.
+
+        Raises RegistryError when there is no such model.
+        """
+        with self._translated() as client:
+            aliases: dict[str, list[str]] = {}
+            for alias, number in client.get_registered_model(model_name).aliases.items():
+                aliases.setdefault(str(number), []).append(alias)
+            found = client.search_model_versions(
+                f"name = '{model_name}'", max_results=last, order_by=["version_number DESC"]
+            )
+            return [
+                self._record(client, version, tuple(sorted(aliases.get(str(version.version), []))), document)
+                for version in found
+            ]
+
+    @staticmethod
+    def _record(client: Any, version: Any, aliases: tuple[str, ...], document: str) -> VersionRecord:
+        run = client.get_run(version.run_id)
+        present = {file.path for file in client.list_artifacts(version.run_id, str(Path(document).parent))}
+        content = None
+        if document in present:
+            with tempfile.TemporaryDirectory() as folder:
+                content = Path(client.download_artifacts(version.run_id, document, folder)).read_bytes()
+        return VersionRecord(
+            version=int(version.version),
+            created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+            aliases=aliases,
+            tags=dict(version.tags),
+            run_id=version.run_id,
+            run_name=run.info.run_name,
+            run_tags=dict(run.data.tags),
+            parameters=dict(run.data.params),
+            metrics=dict(run.data.metrics),
+            document=content,
+        )
 
     def load(self, model_name: str, alias: str) -> RegisteredBundle | None:
         """Download and verify the bundle behind an alias, or return None when the alias does not exist."""

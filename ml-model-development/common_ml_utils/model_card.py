@@ -34,10 +34,7 @@ SLICE_COLUMNS = (
     *("rows", "positives", "base rate", "AUC ROC", "average precision"),
     *("calibration error", "score - rate"),
 )
-DISPARITY_COLUMNS = (
-    *("alert rate", "false positive rate", "recall"),
-    *("alert rate / rest", "FPR / rest", "recall / rest"),
-)
+RATE_COLUMNS = ("alert rate", "false positive rate", "recall")
 
 
 class CardText(BaseModel):
@@ -401,6 +398,12 @@ def groups_blocks(card: Card) -> list[Block]:
             ranged(part.alert_rate, percent=True),
             ranged(part.false_positive_rate, percent=True),
             ranged(part.recall, percent=True),
+        ]
+        for part in slices
+    ]
+    ratios = [
+        [
+            part.name,
             ranged(part.disparity.alert_rate, digits=2),
             ranged(part.disparity.false_positive_rate, digits=2),
             ranged(part.disparity.recall, digits=2),
@@ -416,13 +419,10 @@ def groups_blocks(card: Card) -> list[Block]:
             figures,
         ),
         _some_plots(card, {"slices": "Average precision and false positive rate of each group"}),
-        Text(
-            f"Acting on scores from {first.threshold:.4f} ({first.name}) on, and the ratio to all other rows:"
-        ),
-        Table(
-            ["group", *DISPARITY_COLUMNS],
-            rates,
-        ),
+        Text(f"Acting on scores from {first.threshold:.4f} ({first.name}) on:"),
+        Table(["group", *RATE_COLUMNS], rates),
+        Text("The same as ratios to all rows outside the group:"),
+        Table(["group", *RATE_COLUMNS], ratios),
         Text(
             f"A ratio counts as uneven when its whole interval lies outside of {EVEN[0]} to {EVEN[1]} (four "
             "fifths, both ways). Alert rates differ where base rates do; false positive rate and recall tell "
