@@ -1,0 +1,1 @@
+"""The parts of a search: its space, its study in PostgreSQL, its pages and its runs."""
