@@ -24,6 +24,7 @@ Resampled = Callable[[np.ndarray], np.ndarray]
 RANKING = ("auc_roc", "average_precision")
 CALIBRATION = "calibration_error"
 CALIBRATION_BINS = 10
+SLICE = "slice: "
 CHUNK = 100  # resamples held at once: 100 x 5,000 units of float64 are 4 MB
 
 
@@ -174,7 +175,7 @@ def compare(
         if name in champion.resampled
     }
     both |= {
-        f"slice: {name}": (champion.slices[name].resampled, mine.resampled)
+        SLICE + name: (champion.slices[name].resampled, mine.resampled)
         for name, mine in challenger.slices.items()
         if name in champion.slices
     }

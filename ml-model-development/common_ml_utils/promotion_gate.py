@@ -19,6 +19,7 @@ from common_ml_utils.errors import RegistryError
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
 from common_ml_utils.promotion_evaluation import (
     CALIBRATION,
+    SLICE,
     Comparison,
     Evaluation,
     SliceComparison,
@@ -147,30 +148,42 @@ def gather_evidence(
         message = "not better: the challenger is the champion, byte for byte"
         return Evidence(findings=[Finding("same bundle", REFUSE, message)])
     measured = project.measure(challenger, champion)
+    comparison, slices, findings = judge_measured(measured, gate)
+    return Evidence(measured, comparison, slices, [*findings, *project.findings(challenger, champion)])
+
+
+def judge_measured(
+    measured: Measured, gate: GateSettings
+) -> tuple[Comparison | None, list[SliceComparison], list[Finding]]:
+    """Compare the candidates where there are two, and judge metric, slices and calibration."""
     mine = measured.challenger
-    findings = [floor_finding(mine.metrics[gate.metric], gate)]
-    if measured.unfair:
-        findings.append(Finding("comparison", REFUSE, f"no fair comparison: {measured.unfair}"))
-    comparison, slices = None, []
-    if measured.pair is not None:
-        old, new = measured.pair
-        comparison, differences = compare(
-            old, new, gate.metric, margin=gate.margin, resamples=gate.resamples, seed=gate.seed
+    floor = floor_finding(mine.metrics[gate.metric], gate)
+    if measured.pair is None:
+        alone = (
+            Finding("comparison", REFUSE, f"no fair comparison: {measured.unfair}")
+            if measured.unfair
+            else Finding("first model", OK, f"first model: {floor.message}")
         )
-        findings.append(comparison_finding(comparison, gate))
-        by_slice = {name.removeprefix("slice: "): each for name, each in differences.items()}
-        slices = compare_slices(old, new, by_slice)
-        findings += slice_findings(new.slices, old.slices, by_slice, gate)
-        if CALIBRATION in differences:
-            errors = new.metrics[CALIBRATION], old.metrics[CALIBRATION]
-            findings.append(calibration_finding(*errors, differences[CALIBRATION], gate))
-    else:
-        if champion is None:
-            message = f"first model: {findings[0].message}"
-            findings.append(Finding("first model", OK, message))
+        findings = [floor, alone]
         if CALIBRATION in mine.resampled:
             findings.append(calibration_finding(mine.metrics[CALIBRATION], None, [], gate))
-    return Evidence(measured, comparison, slices, [*findings, *project.findings(challenger, champion)])
+        return None, [], findings
+    old, new = measured.pair
+    comparison, differences = compare(
+        old, new, gate.metric, margin=gate.margin, resamples=gate.resamples, seed=gate.seed
+    )
+    by_slice = {
+        name.removeprefix(SLICE): sample for name, sample in differences.items() if name.startswith(SLICE)
+    }
+    findings = [
+        floor,
+        comparison_finding(comparison, gate),
+        *slice_findings(new.slices, old.slices, by_slice, gate),
+    ]
+    if CALIBRATION in differences:
+        errors = new.metrics[CALIBRATION], old.metrics[CALIBRATION]
+        findings.append(calibration_finding(*errors, differences[CALIBRATION], gate))
+    return comparison, compare_slices(old, new, by_slice), findings
 
 
 def ledger_findings(

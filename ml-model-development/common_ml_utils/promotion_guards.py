@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from common_ml_utils.promotion_evaluation import Comparison, SliceEvaluation
+from common_ml_utils.promotion_evaluation import SLICE, Comparison, SliceEvaluation
 from common_ml_utils.settings import GateSettings
 
 Outcome = Literal["pass", "needs approval", "refuse"]
@@ -83,7 +83,7 @@ def slice_findings(
     ]
     findings = []
     for name, mine in slices.items():
-        guard = f"slice: {name}"
+        guard = SLICE + name
         if name not in judged:
             message = f"not judged: {mine.support} of the rarer kind, {gate.slice_support} are needed"
             findings.append(Finding(guard, OK, message))

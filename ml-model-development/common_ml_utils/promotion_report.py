@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common_ml_utils.pages import Block, Facts, Note, Page, Plots, Section, Table, Text
+from common_ml_utils.promotion_evaluation import SLICE
 from common_ml_utils.reports import write_page
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ KINDS: dict[str, Literal["good", "warning", "bad"]] = {
 }
 OUTCOMES = {"pass": "pass", "needs approval": "asks", "refuse": "REFUSES"}
 ORDER = {"refuse": 0, "needs approval": 1, "pass": 2}
-SLICE = "slice: "
 COLOURS = {"pass": "#3d8b5f", "needs approval": "#c98a1b", "refuse": "#c0392b"}
 
 
@@ -142,13 +142,16 @@ def _slices(report: Mapping[str, Any]) -> Section | None:
         "slice",
         "outcome",
         "rows",
-        "rarer class",
+        "support",
         "champion",
         "challenger",
         "difference",
         "95 % interval",
     ]
-    limit = f"Judged from {report['gate']['slice_support']} of the rarer class on."
+    limit = (
+        f"Support: rows of the rarer class (viewers of a recommender); judged from "
+        f"{report['gate']['slice_support']} on."
+    )
     return Section("Slices", [Table(columns, rows), Text(limit, caption=True)])
 
 
