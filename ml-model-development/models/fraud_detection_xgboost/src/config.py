@@ -77,4 +77,4 @@ class FraudTrainingSettings(PlatformSettings):
     backend: BackendName = "local"
     distribution: DistributionSettings = DistributionSettings()
     search: SearchSettings = SearchSettings(metric="average_precision")
-    gate: GateSettings = GateSettings(metric="average_precision", floor=0.5)
+    gate: GateSettings = GateSettings(metric="average_precision", floor=0.5, ceiling=0.97)
