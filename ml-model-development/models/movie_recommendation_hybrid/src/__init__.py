@@ -1,1 +1,1 @@
-"""The recommender: which movies a viewer rates next, collaborative and content-based on ratings and features."""
+"""The recommender: which movies a viewer rates next, from ratings and the features of movies."""

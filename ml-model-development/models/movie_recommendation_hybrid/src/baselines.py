@@ -1,7 +1,8 @@
-"""What the recommender is measured beside: popularity, SAR, and for movies without ratings their genres' popularity.
+"""What the recommender is measured beside: popularity, SAR, and the popularity of genres for new movies.
 
-SAR: Microsoft's "Simple Algorithm for Recommendation" (Argyriou, Gonzalez-Fierro and Zhang 2020), with Jaccard
-similarity and every rating counted once: an item's affinity is the sum of its similarity to the history.
+SAR: Microsoft's "Simple Algorithm for Recommendation" (Argyriou, Gonzalez-Fierro and Zhang 2020), with
+Jaccard similarity and every rating counted once: an item's affinity is the sum of its similarities to the
+history.
 """
 
 from __future__ import annotations

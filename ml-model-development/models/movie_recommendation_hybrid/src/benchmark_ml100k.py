@@ -1,8 +1,8 @@
 """The published random protocol on MovieLens 100K: `python -m src.benchmark_ml100k`. No stack is needed.
 
-A random 75 % of the ratings train, 25 % are to be found, all of them relevant whatever their height; movies of
-a viewer's training part are left out of the list; k = 10, binary relevance. So are the figures of Microsoft's
-recommenders repository ("Benchmark"). Parameters are chosen on a split inside the training part.
+A random 75 % of the ratings train, 25 % are to be found, all of them relevant whatever their height; movies
+of a viewer's training part are left out of the list; k = 10, binary relevance. So are the figures of
+Microsoft's recommenders repository ("Benchmark"). Parameters are chosen on a split inside the training part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The content part: a bilinear map from a viewer's taste to movies, so that a movie without ratings has a score."""
+"""The content part: a bilinear map from a viewer's taste to movies, so that a new movie has a score."""
 
 from __future__ import annotations
 

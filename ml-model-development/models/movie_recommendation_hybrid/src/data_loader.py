@@ -1,4 +1,4 @@
-"""The recommender's data: ratings known at a time, and what the feature store says of every movie as of then."""
+"""The recommender's data: ratings known at a time, and the features of every movie as of then."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from common_ml_utils.errors import EmptyWindowError
 from common_ml_utils.hybrid_recommender import GENRE_PREFIX, HybridRecommender
 from src import baselines
-from src.config import CollaborativeParameters, ContentParameters, K
+from src.config import CollaborativeParameters, ContentParameters, K, SplitShares
 from src.hybrid import Catalogue, fit_hybrid, recommended
 from src.measures import (
     Interval,
@@ -27,6 +27,7 @@ from src.preprocessor import cold_movies
 from src.slices import slices_of, viewer_slices
 
 HYBRID, POPULARITY, SAR = "hybrid", "popularity", "SAR"
+GENRE_POPULARITY = "popularity of genres"
 NDCG = f"ndcg_at_{K}"
 
 Measures = dict[str, dict[str, Interval]]
@@ -51,6 +52,17 @@ class Audience:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What a model is fitted from beside the ratings: the movies, parameters and how ratings are cut."""
+
+    movies: pd.DataFrame
+    catalogue: Catalogue
+    collaborative: CollaborativeParameters
+    content: ContentParameters
+    shares: SplitShares
+
+
+@dataclass(frozen=True)
 class ColdStart:
     """Movies without a rating in training, ranked among themselves for each viewer."""
 
@@ -59,6 +71,52 @@ class ColdStart:
     measures: Measures
     better_than_popularity: Interval
     """nDCG@10 of the hybrid minus that of the genres' popularity, over the same viewers."""
+
+
+@dataclass(frozen=True)
+class HoldoutFigures:
+    """Everything that is measured of a model before it is registered."""
+
+    viewers: int
+    known_viewers: Measures
+    new_viewers: Interval
+    cold_start: ColdStart
+    slices: list[dict[str, float | int | str]]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures of the hybrid by name, as runs and reports record them."""
+        ours = {name: interval.value for name, interval in self.known_viewers[HYBRID].items()}
+        beside = {
+            f"{name.lower()}_{NDCG}": self.known_viewers[name][NDCG].value for name in (POPULARITY, SAR)
+        }
+        return {
+            **ours,
+            **beside,
+            f"new_viewer_{NDCG}": self.new_viewers.value,
+            f"new_movie_{NDCG}": self.cold_start.measures[HYBRID][NDCG].value,
+            f"new_movie_popularity_{NDCG}": self.cold_start.measures[GENRE_POPULARITY][NDCG].value,
+        }
+
+
+def measure_holdout(
+    model: HybridRecommender,
+    training: csr_matrix,
+    audience: Audience,
+    ratings: csr_matrix,
+    recipe: Recipe,
+) -> HoldoutFigures:
+    """Measure the model on the audience's last ratings, and its recipe on movies kept out of everything."""
+    resamples = recipe.shares.bootstrap_resamples
+    known, lists = measure_known_viewers(model, training, audience, resamples)
+    cold = measure_cold_start(model, ratings, recipe)
+    support = np.asarray(training.sum(axis=0)).ravel()
+    return HoldoutFigures(
+        viewers=len(audience.viewers),
+        known_viewers=known,
+        new_viewers=measure_new_viewers(model, audience, resamples),
+        cold_start=cold,
+        slices=slice_figures(lists[HYBRID], audience, recipe.movies, support, resamples),
+    )
 
 
 def measure_known_viewers(
@@ -75,7 +133,11 @@ def measure_known_viewers(
     movies = training.shape[1]
     measures = {
         name: measures_with_intervals(
-            Lists(positions, audience.relevant), support, training.shape[0], movies, resamples
+            Lists(positions, audience.relevant),
+            support,
+            training.shape[0],
+            candidates=movies,
+            resamples=resamples,
         )
         for name, positions in lists.items()
     }
@@ -90,27 +152,20 @@ def measure_new_viewers(model: HybridRecommender, audience: Audience, resamples:
     return paired_difference(values, np.zeros_like(values), resamples)
 
 
-def measure_cold_start(
-    ratings: csr_matrix,
-    movies: pd.DataFrame,
-    catalogue: Catalogue,
-    model: HybridRecommender,
-    parameters: tuple[CollaborativeParameters, ContentParameters],
-    share: float,
-    resamples: int,
-) -> ColdStart:
+def measure_cold_start(model: HybridRecommender, ratings: csr_matrix, recipe: Recipe) -> ColdStart:
     """Keep a share of the movies out of everything, fit again, and rank them as new movies.
 
     All ratings of these movies are what is to be found; candidates are these movies alone, for each viewer.
     Popularity can't count what nobody rated, so its stand-in is the mean popularity of the movie's genres;
     beside it stand a random order and the same model without the viewer's history.
     """
-    cold = cold_movies(catalogue.movie_ids, share, "measured as new")
+    movies, catalogue, resamples = recipe.movies, recipe.catalogue, recipe.shares.bootstrap_resamples
+    cold = cold_movies(catalogue.movie_ids, recipe.shares.cold_movies, "measured as new")
     warm_ids, cold_ids = catalogue.movie_ids[~cold], catalogue.movie_ids[cold]
     known = Catalogue(warm_ids, catalogue.content[~cold], catalogue.features)
     training, relevant = ratings[:, ~cold], ratings[:, cold]
     audience = Audience.of(np.arange(ratings.shape[0]), training, relevant)
-    fitted = fit_hybrid(training, known, *parameters, model.parameters.blend)
+    fitted = fit_hybrid(training, known, recipe.collaborative, recipe.content, model.parameters.blend)
     frame = movies[cold]
 
     def ranked(histories: list[np.ndarray]) -> np.ndarray:
@@ -123,24 +178,26 @@ def measure_cold_start(
     lists = {
         HYBRID: ranked([warm_ids[history] for history in histories_of(audience.histories)]),
         "hybrid without history": ranked([np.empty(0, dtype=np.int64)] * number),
-        "popularity of genres": top_lists(np.tile(popular, (number, 1)), unseen),
+        GENRE_POPULARITY: top_lists(np.tile(popular, (number, 1)), unseen),
         "random order": top_lists(np.random.default_rng(0).random((number, len(cold_ids))), unseen),
     }
     support = np.zeros(len(cold_ids))
     measured = {name: Lists(positions, audience.relevant) for name, positions in lists.items()}
     measures = {
-        name: measures_with_intervals(each, support, ratings.shape[0], len(cold_ids), resamples)
+        name: measures_with_intervals(
+            each, support, ratings.shape[0], candidates=len(cold_ids), resamples=resamples
+        )
         for name, each in measured.items()
     }
     values = {name: viewer_measures(each)[NDCG] for name, each in measured.items()}
-    better = paired_difference(values[HYBRID], values["popularity of genres"], resamples)
+    better = paired_difference(values[HYBRID], values[GENRE_POPULARITY], resamples)
     return ColdStart(len(cold_ids), number, measures, better)
 
 
 def slice_figures(
     lists: np.ndarray, audience: Audience, movies: pd.DataFrame, support: np.ndarray, resamples: int
 ) -> list[dict[str, float | int | str]]:
-    """Return nDCG@10 by the viewer's history and recall@10 by the movie's age and popularity, with intervals."""
+    """Return nDCG@10 by history of the viewer, recall@10 by age and popularity of the movie."""
     figures: list[dict[str, float | int | str]] = []
     ndcg = viewer_measures(Lists(lists, audience.relevant))[NDCG]
     for name, mask in viewer_slices(np.diff(audience.histories.indptr)).items():

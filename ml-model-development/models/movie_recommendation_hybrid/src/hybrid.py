@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -122,7 +123,7 @@ def choose_blend(
     ]
     best = start
     for audience, name, values in tqdm(steps, desc="blend", unit="weight", disable=None):
-        best = _best_of(best, name, values, lambda blend, of=audience: measure(of, blend))
+        best = _best_of(best, name, values, partial(measure, audience))
     return best, trials
 
 

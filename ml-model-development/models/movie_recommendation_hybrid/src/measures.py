@@ -19,7 +19,7 @@ from src.config import K
 
 @dataclass(frozen=True)
 class Lists:
-    """Recommended positions, best first, shape (viewers, k), -1 where nothing is left, and what is relevant."""
+    """Recommended positions, best first, shape (viewers, k), -1 for none, and what is relevant."""
 
     positions: np.ndarray
     relevant: csr_matrix
@@ -71,7 +71,7 @@ def coverage_of(positions: np.ndarray, movies: int) -> float:
 
 
 def measures_with_intervals(
-    lists: Lists, support: np.ndarray, viewers: int, candidates: int, resamples: int, seed: int = 0
+    lists: Lists, support: np.ndarray, viewers: int, *, candidates: int, resamples: int, seed: int = 0
 ) -> dict[str, Interval]:
     """Return every measure of some lists; whole viewers are drawn with replacement.
 

@@ -1,7 +1,7 @@
 """MovieLens 100K, fetched when asked: it must not be passed on, so it is not in the repository.
 
-GroupLens' files, as the package RecBole ships them, fetched with pip from the index that pip is set up for and
-checked by SHA-256. Harper and Konstan 2015, "The MovieLens Datasets".
+GroupLens' files, as the package RecBole ships them, fetched with pip from the index that pip is set up for
+and checked by SHA-256. Harper and Konstan 2015, "The MovieLens Datasets".
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _download(folder: Path) -> Path:
 
 
 def _python_with_pip(folder: Path) -> Path:
-    """Return a Python that has pip: this one, or one made for the purpose (the locked environment has none)."""
+    """Return a Python that has pip: this one, or one made for it (the locked environment has none)."""
     own = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False)
     if own.returncode == 0:
         return Path(sys.executable)
