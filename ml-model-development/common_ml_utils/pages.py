@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol
 STYLE = Path(__file__).with_name("templates") / "page.css"
 NUMBER = re.compile(r"^[<>~+-]?\d[\d,.]*\s?%?(\s.*)?$")
 DASH = "–"
+SHORT_CELL = 26
+"""Characters up to which a cell is kept in one line."""
 SCREEN_SHARE = 0.75
 """Width of a plot on the page, in CSS pixels a pixel of the image: sharp on fine screens, small on all."""
 
@@ -118,10 +120,12 @@ class Table:
         return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
     def _cells(self, row: Sequence[Any], numeric: set[int]) -> str:
-        return "".join(
-            f"<td{' class=number' if i in numeric else ''}>{html.escape(shown(cell))}</td>"
-            for i, cell in enumerate(row)
-        )
+        cells = []
+        for i, cell in enumerate(row):
+            text = shown(cell)
+            kind = "number" if i in numeric else "short" if len(text) <= SHORT_CELL else "long"
+            cells.append(f"<td class={kind}>{html.escape(text)}</td>")
+        return "".join(cells)
 
     def markdown(self, plots: str) -> str:
         """Return a table."""

@@ -91,7 +91,7 @@ def test_numbers_stand_to_the_right_and_text_to_the_left() -> None:
         "| b | – | – |",
     ]
     assert "<td class=number>1,234</td>" in table.html()
-    assert "<td>a</td>" in table.html()
+    assert "<td class=short>a</td>" in table.html()
 
 
 def test_markdown_names_the_images_that_html_embeds() -> None:
