@@ -209,7 +209,7 @@ class HybridRecommender:
         np.savez(
             buffer,
             **vars(self.arrays),
-            **{PARAMETERS: np.frombuffer(text, dtype=np.uint8)},
+            parameters=np.frombuffer(text, dtype=np.uint8),
         )
         return buffer.getvalue()
 

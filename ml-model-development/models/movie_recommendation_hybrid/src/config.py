@@ -91,4 +91,6 @@ class RecommenderSettings(PlatformSettings):
     content: ContentParameters = ContentParameters()
     blend: BlendGrid = BlendGrid()
     split: SplitShares = SplitShares()
-    gate: GateSettings = GateSettings(metric="ndcg_at_10", floor=0.10)
+    gate: GateSettings = GateSettings(
+        metric="ndcg_at_10", floor=0.10, ceiling=0.4, margin=0.005, slice_margin=0.02
+    )

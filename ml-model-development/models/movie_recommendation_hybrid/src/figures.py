@@ -28,8 +28,11 @@ def bars_with_intervals(
         axes.barh(place, interval.value, xerr=[[below], [above]], color=colour, capsize=3, label=name)
     for place, value in enumerate(published.values(), start=len(values)):
         axes.barh(place, value, color=PUBLISHED)
-    for place, value in enumerate([*(each.value for each in values.values()), *published.values()]):
-        axes.annotate(f"{value:.3f}", (0, place), xytext=(4, 0), textcoords="offset points", va="center")
+    ends = [*(max(each.value, each.upper) for each in values.values()), *published.values()]
+    shown = [*(each.value for each in values.values()), *published.values()]
+    for place, (end, value) in enumerate(zip(ends, shown, strict=True)):
+        axes.annotate(f"{value:.3f}", (end, place), xytext=(5, 0), textcoords="offset points", va="center")
+    axes.set_xlim(0, max([*ends, 1e-3]) * 1.1)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set(title=title)
