@@ -101,8 +101,26 @@ class LightGBMModel:
         return float(np.asarray(self.booster.predict(nulls, pred_contrib=True, num_threads=1))[0, -1])
 
 
+# How a file of each kind begins; what begins otherwise, a pickle say, never reaches a library's parser.
+FIRST_BYTES: dict[str, bytes] = {
+    "xgboost": b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner",  # UBJ: an object whose first key is `learner`
+    "lightgbm": b"tree\nversion=",
+    "recommender": b"PK\x03\x04",  # npz: a zip archive of arrays
+}
+
+
+def require_model_format(kind: str, content: bytes) -> None:
+    """Raise BundleError unless the content begins as a model file of the kind does."""
+    if kind not in FIRST_BYTES:
+        raise BundleError(f"unknown model kind {kind!r}: expected one of {sorted(FIRST_BYTES)}")
+    if not content.startswith(FIRST_BYTES[kind]):
+        what = "a pickle" if content[:1] == b"\x80" else f"it begins with {content[:8]!r}"
+        raise BundleError(f"the model file is no {kind} model: {what}")
+
+
 def load_native_model(kind: str, content: bytes) -> NativeModel:
     """Read a model file's content; raises BundleError when it is not a model of that kind."""
+    require_model_format(kind, content)
     readers: dict[str, Callable[[bytes], NativeModel]] = {
         "xgboost": XGBoostModel.from_bytes,
         "lightgbm": LightGBMModel.from_bytes,
