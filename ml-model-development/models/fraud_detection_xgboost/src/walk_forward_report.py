@@ -90,8 +90,9 @@ def page(measured: Measured, date: str) -> Page:
                 ),
                 Text(
                     f"A review costs {costs.review:g} and catches {costs.review_catch_rate:.0%} of frauds; "
-                    f"declining a good payment costs {costs.decline_good:g}; an approved fraud costs its amount. "
-                    "Thresholds come from each week's validation. Intervals: whole cards drawn with replacement.",
+                    f"declining a good payment costs {costs.decline_good:g}; an approved fraud costs its "
+                    "amount. Thresholds come from each week's validation. Intervals: whole cards drawn with "
+                    "replacement.",
                     caption=True,
                 ),
                 Plots({"cost curves": curves_plot(measured), "expected costs": expected_plot(measured)}),

@@ -22,10 +22,13 @@ from src.config import FEATURE_SERVICE, IDENTITY, FraudHyperparameters, FraudTra
 from src.data_loader import load_day
 from src.handbook import TARGETS, is_full_set, single_split
 from src.handbook_report import published
+from src.landing import read_landing
+from src.windows import PLATFORM_FEATURES, platform_features
 
 from common_ml_utils import project_gate
 from common_ml_utils.errors import FeatureStoreError
 from common_ml_utils.feature_store_client import FeatureStoreClient
+from common_ml_utils.notebooks import execute, notebooks_in
 from common_ml_utils.promotion_ledger import PromotionLedger
 
 pytestmark = pytest.mark.integration
@@ -185,3 +188,35 @@ def test_the_handbooks_split_reaches_the_published_figures_on_the_full_set(
     else:
         assert report["full_set"] is False
         assert min(positives for _, positives in rows.values()) > 0
+
+
+def test_features_from_the_landing_files_equal_the_stores(
+    stack: FraudTrainingSettings, client: FeatureStoreClient, last_day: date
+) -> None:
+    raw = read_landing(stack.data_dir / "landing" / "transactions").transactions
+    ours = platform_features(raw)[raw["day"] == raw["day"].max()].reset_index(drop=True)
+    theirs = load_day(client, client.contract(FEATURE_SERVICE), last_day)
+    names = [name for name in PLATFORM_FEATURES if name != "tx_is_weekend"]  # of the Handbook's calendar
+    assert len(ours) > 0
+    np.testing.assert_allclose(ours[names], theirs[names].astype(float), rtol=0, atol=1e-9)
+
+
+def test_the_notebooks_run_on_the_stacks_data(
+    client: FeatureStoreClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fewer days than in production: what is tested is that they run, not how good the model is.
+    monkeypatch.setenv("TRAINING_WINDOWS__TRAINING_DAYS", "18")
+    monkeypatch.setenv("TRAINING_WINDOWS__VALIDATION_DAYS", "3")
+    monkeypatch.setenv("TRAINING_WINDOWS__HOLDOUT_DAYS", "3")
+    folder = Path(train.__file__).parents[1] / "notebooks"
+    paths = notebooks_in(folder)
+    assert [path.name[:2] for path in paths] == ["01", "02", "03"]
+    for path in paths:
+        executed = execute(path, seconds=120)
+        images = [
+            output
+            for cell in executed.cells
+            for output in cell.get("outputs", [])
+            if "image/png" in output.get("data", {})
+        ]
+        assert len(images) >= 2, path.name
