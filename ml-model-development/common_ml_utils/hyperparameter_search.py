@@ -194,17 +194,17 @@ class Worker:
         """Return the mean of the metric over the folds; report it after each quarter of each fold."""
         import optuna
 
-        from common_ml_utils.evaluation_utils import ranking_and_calibration
         from common_ml_utils.search.study import BEGUN
 
         trial.set_user_attr(BEGUN, trial.number)
         parameters = self._problem.space.hyperparameters(self._problem.space.suggest(trial))
+        metric = metric_of(self._problem.metric)
         values: list[float] = []
         step = 0
         for fold in self._problem.folds:
 
             def value_of(scores: np.ndarray, fold: SearchFold = fold) -> float:
-                return ranking_and_calibration(fold.labels, scores)[self._problem.metric]
+                return float(metric(fold.labels, scores))
 
             def watch(scores: np.ndarray) -> None:
                 nonlocal step
@@ -245,6 +245,13 @@ class Worker:
     @staticmethod
     def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+def metric_of(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return scikit-learn's function of a metric."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return {"average_precision": average_precision_score, "auc_roc": roc_auc_score}[name]
 
 
 def outcome_of(study: Any) -> SearchOutcome:

@@ -30,6 +30,9 @@ class DistributionSettings(BaseModel):
     spark_driver_memory: str = Field(default="1g", pattern="^[1-9][0-9]*[mg]$")
     ray_address: str = Field(default="local", min_length=1)
     """`local` starts Ray on this machine's loopback and stops it; else the address of a running cluster."""
+    lightgbm_open_ports: bool = False
+    """Whether LightGBM's workers may listen: while they fit, on all addresses of a machine, unencrypted and
+    without asking who calls. LightGBM knows no other way."""
 
 
 class TrainingBackend:

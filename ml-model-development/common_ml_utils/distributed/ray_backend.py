@@ -101,6 +101,15 @@ class RayBackend(TrainingBackend):
         """Raise BackendError for exact splits, which are not possible on parts of the rows."""
         require_histograms(self.name, parameters)
 
+    def check_lightgbm(self) -> None:
+        """Raise BackendError unless LightGBM's workers may open the ports that they meet on."""
+        if not self._settings.lightgbm_open_ports:
+            raise BackendError(
+                "TRAINING_BACKEND=ray fits LightGBM through ports that its workers open to every address for "
+                "the time of a fit: allow it with TRAINING_DISTRIBUTION__LIGHTGBM_OPEN_PORTS=true where no "
+                "stranger reaches them, or use TRAINING_BACKEND=local"
+            )
+
     def train_xgboost(
         self, parameters: Mapping[str, Any], matrix: np.ndarray, labels: np.ndarray, rounds: int
     ) -> Any:
@@ -137,6 +146,7 @@ class RayBackend(TrainingBackend):
         """Return the booster that Ray's workers fitted together, `tree_learner=data`."""
         import lightgbm
 
+        self.check_lightgbm()
         ray, workers = self._workers()
         machines = ray.get([worker.address.remote() for worker in workers])
         network = {
@@ -160,7 +170,7 @@ class RayBackend(TrainingBackend):
                 )
             ]
         )
-        return lightgbm.Booster(model_str=content.decode())
+        return lightgbm.Booster(model_str=without_addresses(content.decode()))
 
     def _parts(self, matrix: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return every worker's rows: every n-th one, so that each has its share of every time and class."""
@@ -220,6 +230,12 @@ def running_ray(settings: DistributionSettings) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+def without_addresses(model: str) -> str:
+    """Return LightGBM's model text without the addresses it was fitted at, which differ from fit to fit."""
+    lines = model.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(("[machines:", "[local_listen_port:")))
 
 
 def last_line(error: Exception) -> str:

@@ -11,6 +11,8 @@ from common_ml_utils.hyperparameter_search import SearchOutcome, SearchProblem, 
 from common_ml_utils.reports import measurement, write_html, write_report
 
 ENOUGH_FOR_IMPORTANCE = 4
+WIDE = ("slices", "parallel")
+MOST_NAMES = 12
 
 
 def print_best(outcome: SearchOutcome) -> None:
@@ -81,7 +83,10 @@ def search_plots(study: Any, metric: str) -> dict[str, bytes]:
 
     mpl.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
     from optuna.visualization import matplotlib as plots
+
+    from common_ml_utils.search.study import experimental
 
     drawings: dict[str, Callable[[], Any]] = {
         "history": lambda: plots.plot_optimization_history(study, target_name=metric),
@@ -96,12 +101,16 @@ def search_plots(study: Any, metric: str) -> dict[str, bytes]:
     pictures = {}
     for name, draw in drawings.items():
         try:
-            draw()
+            with experimental():
+                draw()
             figure = pyplot.gcf()
-            if name == "slices":
-                figure.set_size_inches(2.6 * len(study.best_params), 4)
-            else:
-                figure.set_size_inches(9, 4.5)
+            figure.set_size_inches(14 if name in WIDE else 9, 4.5)
+            for axes in figure.axes if name == "slices" else ():
+                axes.xaxis.set_minor_formatter(NullFormatter())
+                axes.tick_params(axis="x", labelrotation=45)
+            legend = figure.axes[0].get_legend()
+            if legend and len(legend.get_texts()) > MOST_NAMES:
+                legend.remove()
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
             pictures[name] = buffer.getvalue()

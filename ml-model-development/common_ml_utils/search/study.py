@@ -32,8 +32,14 @@ PROBLEM = "problem"
 BEGUN = "begun"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-# Heartbeats and multivariate sampling are "experimental" for years; what of them is relied on is tested.
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@contextmanager
+def experimental() -> Iterator[None]:
+    """Use what Optuna calls experimental for years, and warns of each time; what is relied on is tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 class RepeatableSampler(BaseSampler):
@@ -76,7 +82,8 @@ class RepeatableSampler(BaseSampler):
     def _of(self, trial: FrozenTrial) -> TPESampler:
         if self._current is None or self._current[0] != trial.number:
             mixed = hashlib.sha256(f"{self._seed}:{trial.number}".encode()).digest()[:4]
-            sampler = TPESampler(seed=int.from_bytes(mixed), multivariate=True, constant_liar=True)
+            with experimental():
+                sampler = TPESampler(seed=int.from_bytes(mixed), multivariate=True, constant_liar=True)
             self._current = (trial.number, sampler)
         return self._current[1]
 
@@ -125,7 +132,8 @@ class StudyStore:
 
     def fail_dead_trials(self, study: Study) -> None:
         """Mark the trials of workers that fell silent as failed, and have their parameters tried again."""
-        optuna.storages.fail_stale_trials(study)
+        with experimental():
+            optuna.storages.fail_stale_trials(study)
         # A worker killed before its first heartbeat leaves a trial that Optuna would believe in for ever.
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             started = trial.datetime_start  # local time without a zone
@@ -178,23 +186,22 @@ class StudyStore:
     def _storage(self) -> optuna.storages.RDBStorage:
         """Return Optuna's storage; user and password stand outside of the URL, which it may show."""
         address = self._address
-        return optuna.storages.RDBStorage(
-            f"postgresql+psycopg://{address.host}:{address.port}/{address.name}",
-            engine_kwargs={
-                "pool_pre_ping": True,
-                "connect_args": {
-                    "user": address.user,
-                    "password": address.password.get_secret_value(),
-                    "options": f"-c search_path={self._schema}",
-                    "connect_timeout": 10,
+        with experimental():
+            return optuna.storages.RDBStorage(
+                f"postgresql+psycopg://{address.host}:{address.port}/{address.name}",
+                engine_kwargs={
+                    "pool_pre_ping": True,
+                    "connect_args": {
+                        "user": address.user,
+                        "password": address.password.get_secret_value(),
+                        "options": f"-c search_path={self._schema}",
+                        "connect_timeout": 10,
+                    },
                 },
-            },
-            heartbeat_interval=self._heartbeat,
-            grace_period=self._heartbeat * MISSED_HEARTBEATS,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(
-                max_retry=RETRIES
-            ),
-        )
+                heartbeat_interval=self._heartbeat,
+                grace_period=self._heartbeat * MISSED_HEARTBEATS,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES),
+            )
 
 
 def pruner_of(name: str, steps: int) -> Any:
@@ -204,4 +211,5 @@ def pruner_of(name: str, steps: int) -> Any:
         "hyperband": partial(optuna.pruners.HyperbandPruner, min_resource=1, max_resource=steps),
         "none": optuna.pruners.NopPruner,
     }
-    return makers[name]()
+    with experimental():
+        return makers[name]()
