@@ -26,7 +26,7 @@ from common_ml_utils.evaluation_utils import (
 from common_ml_utils.explanations import Reason, ReasonCodes, mean_absolute
 from common_ml_utils.pages import DASH, Block, Bullets, Facts, Note, Page, Plots, Section, Table, Text
 from common_ml_utils.release_bundle import Manifest, ReasonCode
-from common_ml_utils.slices import EVEN, SliceMetrics, Slices, slice_metrics, whole
+from common_ml_utils.slices import EVEN, TOO_FEW, SliceMetrics, Slices, slice_metrics, whole
 
 FOLDER = "model_card"
 CARD_JSON = f"{FOLDER}/model_card.json"
@@ -430,8 +430,8 @@ def groups_blocks(card: Card) -> list[Block]:
             caption=True,
         ),
     ]
-    if few := [f"{part.name} ({part.note})" for part in slices if part.note]:
-        blocks.append(Text(f"{DASH} means too few to judge: {'; '.join(few)}.", caption=True))
+    if few := [f"{part.name} ({part.note.removeprefix(TOO_FEW)})" for part in slices if part.note]:
+        blocks.append(Text(f"{DASH} means {TOO_FEW}{'; '.join(few)}.", caption=True))
     return blocks
 
 

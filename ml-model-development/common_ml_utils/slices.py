@@ -29,6 +29,7 @@ MINIMUM_ROWS = 100
 """Rows (for a false positive rate: negatives) below which a rate is not judged."""
 MINIMUM_OF_A_CLASS = 20
 """Positives, and negatives, below which a ranking or a recall is not judged."""
+TOO_FEW = "too few to judge: "
 EVEN = (0.8, 1.25)
 """Ratios of rates that count as even: the four-fifths rule, both ways."""
 
@@ -192,7 +193,7 @@ class _Counts:
             lacking.append(f"{self.negatives} negatives of {MINIMUM_ROWS}")
         if not self.can_recall:
             lacking.append(f"{self.positives} positives of {MINIMUM_OF_A_CLASS}")
-        return f"too few to judge: {', '.join(lacking)}" if lacking else None
+        return f"{TOO_FEW}{', '.join(lacking)}" if lacking else None
 
 
 def _additive_columns(labels: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:

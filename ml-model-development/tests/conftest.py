@@ -67,7 +67,11 @@ def contract() -> PublishedContract:
 
 @pytest.fixture
 def parcels() -> pd.DataFrame:
-    """400 labelled parcels: heavy ones with many stops are lost more often."""
+    return make_parcels()
+
+
+def make_parcels() -> pd.DataFrame:
+    """Return 400 labelled parcels: heavy ones with many stops are lost more often."""
     rng = np.random.default_rng(7)
     weight, stops = rng.gamma(2, 3, 400), rng.integers(0, 9, 400)
     lost = rng.random(400) < 1 / (1 + np.exp(4 - 0.3 * weight - 0.3 * stops))
