@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +81,7 @@ class ClassifierProject:
     kept: TrainingSetStore
     settings: GateSettings
     reports_dir: Path
+    _read: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def _dataset_id(self) -> str:
@@ -203,9 +204,12 @@ class ClassifierProject:
         return Holdout(frame, labels, groups, self.source.slices_of(frame))
 
     def labelled(self, contract: PublishedContract, manifest: Manifest) -> pd.DataFrame:
-        """Return the labelled rows of a training with a contract's features."""
-        kept = self.kept.load(manifest.data_version, self._dataset_id, contract.sha256)
-        return self.source.load(self.client, contract, manifest) if kept is None else kept
+        """Return the labelled rows of a training with a contract's features; they are read once."""
+        wanted = (contract.sha256, manifest.data_version)
+        if wanted not in self._read:
+            kept = self.kept.load(manifest.data_version, self._dataset_id, contract.sha256)
+            self._read[wanted] = self.source.load(self.client, contract, manifest) if kept is None else kept
+        return self._read[wanted]
 
     def _evaluation(self, candidate: Candidate, holdout: Holdout) -> Evaluation:
         scores = candidate.bundle.score_frame(holdout.frame)

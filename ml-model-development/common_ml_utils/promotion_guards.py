@@ -19,6 +19,7 @@ Outcome = Literal["pass", "needs approval", "refuse"]
 OK: Outcome = "pass"
 ASK: Outcome = "needs approval"
 REFUSE: Outcome = "refuse"
+LIKELY = 0.75  # share of resamples from which a growing calibration error asks
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def slice_findings(
 def calibration_finding(
     error: float, champion: float | None, differences: Sequence[float] | np.ndarray, gate: GateSettings
 ) -> Finding:
-    """Refuse an error beyond the limit, or that surely grew by more than the tolerance; ask in between."""
+    """Refuse an error beyond the limit, or surely grown by more than the tolerance; ask if likely grown."""
     if error > gate.calibration_limit:
         message = f"calibration error {error:.4f} is above {gate.calibration_limit}"
         return Finding("calibration", REFUSE, message, error, gate.calibration_limit)
@@ -119,7 +120,7 @@ def calibration_finding(
         message = f"calibration error {error:.4f} against {champion:.4f}"
         return Finding("calibration", OK, message, worse, allowed)
     sure = float(np.mean(np.asarray(differences) > allowed)) if len(differences) else 0.0
-    outcome = REFUSE if sure >= gate.confidence else ASK
+    outcome: Outcome = REFUSE if sure >= gate.confidence else ASK if sure >= LIKELY else OK
     message = (
         f"calibration error grows by {worse:.4f}, at most {allowed} is allowed (beyond it in {sure:.1%} of "
         "the resamples)"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from common_ml_utils.pages import Block, Facts, Note, Page, Plots, Section, Table, Text
+from common_ml_utils.pages import Block, Facts, Note, Page, Section, Table, Text
 from common_ml_utils.promotion_evaluation import SLICE
 from common_ml_utils.reports import write_page
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 KINDS: dict[str, Literal["good", "warning", "bad"]] = {
     "promote": "good",
@@ -22,6 +20,7 @@ KINDS: dict[str, Literal["good", "warning", "bad"]] = {
 }
 OUTCOMES = {"pass": "pass", "needs approval": "asks", "refuse": "REFUSES"}
 ORDER = {"refuse": 0, "needs approval": 1, "pass": 2}
+WIDTH, LEFT, ROW = 860, 250, 26  # CSS pixels
 COLOURS = {"pass": "#3d8b5f", "needs approval": "#c98a1b", "refuse": "#c0392b"}
 
 
@@ -49,39 +48,85 @@ def gate_page(report: Mapping[str, Any]) -> Page:
     )
 
 
-def comparison_plot(report: Mapping[str, Any]) -> bytes:
-    """Draw the differences with their intervals beside zero and the margins, the whole holdout on top."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@dataclass(frozen=True)
+class Interval:
+    """A difference with its interval, beside zero and the margin it may be below zero."""
 
-    whole, gate = report["comparison"], report["gate"]
+    name: str
+    difference: float
+    lower: float
+    upper: float
+    margin: float
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Differences drawn one below the other, on one scale."""
+
+    rows: Sequence[Interval]
+    unit: str
+
+    def html(self) -> str:
+        """Return a drawing."""
+        ends = [0.0, *(end for row in self.rows for end in (row.lower, row.upper, -row.margin))]
+        low, high = min(ends), max(ends)
+        room = 0.06 * (high - low)
+        low, high = low - room, high + room
+
+        def x(value: float) -> float:
+            return round(LEFT + (WIDTH - LEFT) * (value - low) / (high - low), 1)
+
+        bottom = ROW * len(self.rows) + 6
+        parts = [_line(x(0), 4, x(0), bottom, "#1f2933")]
+        parts += [
+            _text(x(value), bottom + 16, f"{value:+.3f}" if value else "0", "middle")
+            for value in (low + room, 0.0, high - room)
+        ]
+        for i, row in enumerate(self.rows):
+            y = ROW * i + ROW / 2 + 4
+            colour = COLOURS[row.outcome]
+            parts += [
+                _text(LEFT - 12, y + 4, row.name, "end"),
+                _line(x(-row.margin), y - 9, x(-row.margin), y + 9, "#7b8794", 'stroke-dasharray="3 3"'),
+                _line(x(row.lower), y, x(row.upper), y, colour, 'stroke-width="3"'),
+                f'<circle cx="{x(row.difference)}" cy="{y}" r="4.5" fill="{colour}"/>',
+            ]
+        label = html.escape(f"challenger - champion, {self.unit}", quote=True)
+        return (
+            f'<svg viewBox="0 0 {WIDTH} {bottom + 24}" width="{WIDTH}" style="max-width:100%" role="img" '
+            f'aria-label="{label}" font-family="inherit" font-size="12.5">{"".join(parts)}</svg>'
+        )
+
+    def markdown(self, plots: str) -> str:
+        """Return a table."""
+        rows = [[row.name, row.difference, row.lower, row.upper, -row.margin] for row in self.rows]
+        return Table(["", "difference", "from", "to", "margin"], rows).markdown(plots)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str, more: str = "") -> str:  # noqa: PLR0917
+    return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{colour}" {more}/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="#1f2933">{html.escape(text)}</text>'
+
+
+def intervals_of(report: Mapping[str, Any]) -> Intervals:
+    """Return the whole holdout's interval and those of the judged slices."""
+    gate = report["gate"]
     outcomes = {finding["guard"]: finding["outcome"] for finding in report["findings"]}
-    rows = [("all rows", whole, outcomes["comparison"], gate["margin"])]
-    rows += [
-        (each["name"], each, outcomes.get(SLICE + each["name"], "pass"), gate["slice_margin"])
+    drawn = [("all rows", report["comparison"], gate["margin"], outcomes["comparison"])]
+    drawn += [
+        (each["name"], each, gate["slice_margin"], outcomes[SLICE + each["name"]])
         for each in report["slices"]
         if each["lower"] is not None and each["support"] >= gate["slice_support"]
     ]
-    figure = Figure(figsize=(9, 0.42 * len(rows) + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for height, (_, each, outcome, margin) in enumerate(reversed(rows)):
-        _interval(axes, height, each, COLOURS[outcome], margin)
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
-    axes.set(
-        xlabel=f"challenger - champion, {gate['metric']}: estimate, 95 % interval; the tick is the margin",
-        ylim=(-0.6, len(rows) - 0.4),
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _interval(axes: Axes, height: int, each: Mapping[str, Any], colour: str, margin: float) -> None:
-    axes.plot([each["lower"], each["upper"]], [height, height], color=colour, linewidth=2.5)
-    axes.plot(each["difference"], height, "o", color=colour, markersize=6)
-    axes.plot([-margin, -margin], [height - 0.32, height + 0.32], color="grey", linestyle="--")
+    rows = [
+        Interval(name, each["difference"], each["lower"], each["upper"], margin, outcome)
+        for name, each, margin, outcome in drawn
+    ]
+    return Intervals(rows, gate["metric"])
 
 
 def _standing(report: Mapping[str, Any]) -> str:
@@ -105,9 +150,13 @@ def _comparison(report: Mapping[str, Any]) -> Section | None:
         "asked for": f"{report['gate']['confidence']:.1%}",
         "resamples": whole["resamples"],
     }
+    legend = (
+        "Challenger - champion: estimate and central 95 % of the resamples; the line is zero, the dashed "
+        "tick the margin."
+    )
     return Section(
         f"Comparison: {report['gate']['metric']}",
-        [Plots({"comparison": comparison_plot(report)}), Facts(figures), *notes],
+        [intervals_of(report), Text(legend, caption=True), Facts(figures), *notes],
     )
 
 

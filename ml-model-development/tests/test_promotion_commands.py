@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from promotion_fakes import START, Book
 
 from common_ml_utils import promotion
 from common_ml_utils.errors import LedgerError, RegistryError
@@ -23,10 +22,9 @@ from common_ml_utils.promotion import (
     reported_hashes,
     roll_back,
 )
-from common_ml_utils.promotion_ledger import GENESIS, check_chain, entry_hash, production_at
+from common_ml_utils.promotion_ledger import production_at
 
 NAME = "parcel-loss-model"
-START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def sha(version: int) -> str:
@@ -35,50 +33,6 @@ def sha(version: int) -> str:
 
 def named(version: int) -> dict[str, Any]:
     return {"version": version, "bundle_sha256": sha(version)}
-
-
-@dataclass
-class Book:
-    """The ledger in memory, with the real chain; one day a decision."""
-
-    entries: list[dict[str, Any]] = field(default_factory=list)
-
-    def rows(self) -> list[dict[str, Any]]:
-        check_chain(self.entries)
-        return list(self.entries)
-
-    @contextmanager
-    def appending(
-        self,
-        model_name: str,
-        decision: str,
-        entry: Mapping[str, Any],
-        after: Sequence[Mapping[str, Any]] | None = None,
-    ) -> Iterator[str]:
-        decided_at = START + timedelta(days=len(self.entries))
-        full = {
-            **entry,
-            "model_name": model_name,
-            "decision": decision,
-            "decided_at": decided_at.isoformat(),
-        }
-        previous = self.entries[-1]["hash"] if self.entries else GENESIS
-        digest = entry_hash(previous, full)
-        row = {
-            "seq": len(self.entries) + 1,
-            "model_name": model_name,
-            "decision": decision,
-            "decided_at": decided_at,
-            "entry": full,
-            "prev_hash": previous,
-            "hash": digest,
-        }
-        yield digest
-        self.entries.append(row)
-
-    def add(self, decision: str, **entry: Any) -> None:
-        with self.appending(NAME, decision, entry):
-            pass
 
 
 @dataclass
@@ -111,9 +65,9 @@ class Aliases:
 def book() -> Book:
     """Version 1 is in production, version 2 was refused, version 3 awaits approval."""
     book = Book()
-    book.add("promote", challenger=named(1), in_production=named(1), reasons=["first model"])
-    book.add("refuse", challenger=named(2), in_production=named(1), reasons=["worse"])
-    book.add("needs approval", challenger=named(3), in_production=named(1), reasons=["undecided"])
+    book.add(NAME, "promote", challenger=named(1), in_production=named(1), reasons=["first model"])
+    book.add(NAME, "refuse", challenger=named(2), in_production=named(1), reasons=["worse"])
+    book.add(NAME, "needs approval", challenger=named(3), in_production=named(1), reasons=["undecided"])
     return book
 
 
@@ -145,7 +99,7 @@ def test_an_approval_is_refused_when_an_alias_moved_since(
 
 
 def test_only_a_verdict_that_asks_can_be_approved(aliases: Aliases, book: Book) -> None:
-    book.add("refuse", challenger=named(3), in_production=named(1), reasons=["worse"])
+    book.add(NAME, "refuse", challenger=named(3), in_production=named(1), reasons=["worse"])
     with pytest.raises(LedgerError, match="its last decision is 'refuse'"):
         approve(aliases, book, NAME, "Ada", "please")
     with pytest.raises(LedgerError, match="it has no decision yet"):
@@ -189,7 +143,7 @@ def test_the_ledger_tells_what_was_in_production_at_a_time(book: Book, aliases: 
 
 def test_an_entry_of_the_first_form_counts(book: Book) -> None:
     old = Book()
-    old.add("promote", challenger=named(7), reasons=["better"])
+    old.add(NAME, "promote", challenger=named(7), reasons=["better"])
     assert production_at(old.rows())[NAME].version == 7
 
 

@@ -1,0 +1,166 @@
+"""Clean retrainings pass the whole gate; a training that was tampered with does not, whatever its metric."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated_training import FEATURES, Problem, contract_of, day, payments, subscribers
+
+from common_ml_utils import classifier_gate
+from common_ml_utils.errors import EmptyWindowError, OneClassLabelsError
+from common_ml_utils.mlflow_utils import CHAMPION
+
+PROBLEMS = {"fraud-like": payments, "churn-like": subscribers}
+MakeProblem = Callable[[Path], Problem]
+
+
+@pytest.fixture(autouse=True)
+def _few_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier_gate, "ROUNDS", 1)
+    monkeypatch.setattr(classifier_gate, "CALLS_A_ROUND", 5)
+
+
+@pytest.fixture(params=list(PROBLEMS))
+def problem(request: pytest.FixtureRequest, tmp_path: Path) -> Problem:
+    """A champion as of day 28, and the clock at day 30."""
+    problem = PROBLEMS[request.param](tmp_path)
+    problem.store.now = day(28)
+    problem.train(day(28))
+    assert problem.judge(resamples=100).decision == "promote"
+    problem.store.now = day(30)
+    return problem
+
+
+@pytest.mark.parametrize("kind", list(PROBLEMS))
+def test_of_thirty_clean_retrainings_at_most_one_is_not_promoted(kind: str, tmp_path: Path) -> None:
+    problem = PROBLEMS[kind](tmp_path)
+    decisions: Counter[str] = Counter()
+    for number in range(31):
+        problem.store.now = day(28 + number)
+        problem.train(day(28 + number), seed=number)
+        decisions[problem.judge(resamples=100).decision] += 1
+    assert decisions["refuse"] <= 1, decisions
+    assert decisions["promote"] >= 27, decisions
+    assert problem.ledger.rows()[-1]["seq"] == 31
+
+
+def flip(share: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def flipped(rows: pd.DataFrame) -> pd.DataFrame:
+        chosen = np.random.default_rng(5).random(len(rows)) < share
+        return rows.assign(label=(rows["label"] ^ chosen).astype("int8"))
+
+    return flipped
+
+
+def scale(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(size=rows["size"] * 10)
+
+
+def leak(rows: pd.DataFrame) -> pd.DataFrame:
+    noise = np.random.default_rng(6).normal(0, 0.2, len(rows))
+    return rows.assign(risk=rows["label"] + noise)
+
+
+def refused(problem: Problem, guard: str) -> str:
+    """Judge, and return why the guard refuses; champion and aliases stay."""
+    before = dict(problem.registry.aliases)
+    assert problem.judge(resamples=100).decision == "refuse"
+    assert problem.registry.aliases == before
+    report = json.loads((problem.folder / "reports" / "gate.json").read_text())
+    reasons = {f["guard"]: f["message"] for f in report["findings"] if f["outcome"] == "refuse"}
+    assert guard in reasons, reasons
+    return str(reasons[guard])
+
+
+def test_one_percent_of_flipped_labels_is_refused(problem: Problem) -> None:
+    problem.train(day(30), loaded=flip(0.01))
+    assert "are not those of the label store" in refused(problem, "labels")
+
+
+def test_labels_flipped_only_for_the_fit_are_refused(problem: Problem) -> None:
+    problem.train(day(30), fitted=flip(0.01))
+    assert "the training set has" in refused(problem, "training set")
+
+
+@pytest.mark.parametrize("where", ["loaded", "fitted", "tables"])
+def test_a_feature_scaled_by_ten_is_refused(problem: Problem, where: str) -> None:
+    if where == "tables":
+        problem.store.truth = scale(problem.store.truth)
+        problem.train(day(30))
+    else:
+        problem.train(day(30), **{where: scale})  # type: ignore[arg-type]
+    guard = {"loaded": "training values", "fitted": "training set", "tables": "shift"}[where]
+    assert "size" in refused(problem, guard)
+
+
+@pytest.mark.parametrize("where", ["loaded", "tables"])
+def test_a_leaked_column_is_refused(problem: Problem, where: str) -> None:
+    if where == "tables":
+        problem.store.truth = leak(problem.store.truth)
+        problem.train(day(30))
+    else:
+        problem.train(day(30), loaded=leak)
+        assert "risk" in refused(problem, "training values")
+    assert "risk alone ranks the labels" in refused(problem, "leak")
+
+
+def test_a_column_the_feature_service_does_not_give_is_refused(problem: Problem) -> None:
+    extra = {"name": "copy_of_label", "source": "profile", "type": "float64"}
+    served = problem.store.published
+    problem.store.published = contract_of([*FEATURES, extra])
+    truth = problem.store.truth
+    problem.store.truth = truth.assign(copy_of_label=truth["label"].astype(float))
+    problem.train(day(30))
+    problem.store.published = served
+    assert "copy_of_label" in refused(problem, "signature")
+
+
+@pytest.mark.parametrize("kind", list(PROBLEMS))
+def test_a_stale_training_window_is_refused_with_its_days(kind: str, tmp_path: Path) -> None:
+    problem = PROBLEMS[kind](tmp_path)
+    problem.train(day(25))
+    problem.store.now = day(58)
+    assert "33.0 days further" in refused(problem, "staleness")
+    assert CHAMPION not in problem.registry.aliases
+
+
+def test_a_training_set_that_is_gone_is_read_again(problem: Problem) -> None:
+    problem.train(day(30), seed=1)
+    for kept in (problem.folder / "training_sets").iterdir():
+        kept.unlink()
+    assert problem.judge(resamples=100).decision == "promote"
+
+
+def test_a_kept_training_set_that_was_altered_afterwards_is_not_believed(problem: Problem) -> None:
+    challenger = problem.train(day(30), seed=1, loaded=flip(0.01))
+    path = problem.folder / "training_sets" / f"{challenger.bundle.manifest.data_version}.parquet"
+    problem.labelled(challenger.bundle.manifest.training).to_parquet(path, index=False)
+    assert "the training set has" in refused(problem, "training set")
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [("empty", EmptyWindowError), ("one class", OneClassLabelsError)],
+)
+def test_a_holdout_that_can_not_be_measured_moves_nothing(
+    problem: Problem, broken: str, error: type[Exception]
+) -> None:
+    problem.train(day(30), seed=1)
+    before = dict(problem.registry.aliases)
+    split = problem.split
+
+    def bad(rows: pd.DataFrame, of: object) -> tuple[pd.DataFrame, pd.DataFrame]:
+        training, holdout = split(rows, of)  # type: ignore[arg-type]
+        return training, holdout.iloc[:0] if broken == "empty" else holdout.assign(label=0)
+
+    problem.split = bad
+    with pytest.raises(error, match="holdout"):
+        problem.judge(resamples=100)
+    assert problem.registry.aliases == before
+    assert len(problem.ledger.rows()) == 1
