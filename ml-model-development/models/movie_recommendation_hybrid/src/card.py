@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ class TrainingFacts:
     rows: Mapping[str, int]
     parameters: Mapping[str, Any]
 
+    @cached_property
     def plots(self) -> dict[str, bytes]:
-        """Return name -> PNG of every plot of the training."""
+        """Name -> PNG of every plot of the training."""
         known, cold = self.figures.known_viewers, self.figures.cold_start.measures
         return {
             "known_viewers": bars_with_intervals(
@@ -184,7 +186,7 @@ def document(facts: TrainingFacts) -> dict[str, Any]:
 
 
 def _figure_sections(facts: TrainingFacts) -> list[Section]:
-    figures, plots = facts.figures, facts.plots()
+    figures, plots = facts.figures, facts.plots
     cold = figures.cold_start
     gain = ranged(cold.better_than_popularity)
     slices = [[f["slice"], f["measure"], f["rows"], _text(f)] for f in figures.slices]

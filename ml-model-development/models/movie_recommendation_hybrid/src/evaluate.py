@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from src.measures import Lists, histories_of, viewer_measures
 from src.slices import viewer_slices
 from src.train import TrainingData, load_training_data
 
-Candidate = RegisteredBundle[RecommenderBundle]
+Candidate: TypeAlias = RegisteredBundle[RecommenderBundle]
 ROUNDS, CALLS_A_ROUND = 10, 20
 
 
@@ -47,14 +48,14 @@ def gate(settings: RecommenderSettings) -> None:
 
 @dataclass
 class RecommenderProject:
-    """A `GateProject`: nDCG@10 of each viewer, viewers are drawn; the data is read again, not taken on trust."""
+    """A `GateProject`: nDCG@10 of each viewer, viewers are drawn; the data is read again."""
 
     settings: RecommenderSettings
     client: FeatureStoreClient
     _fetched: dict[datetime, TrainingData] = field(default_factory=dict)
 
     def measure(self, challenger: Candidate, champion: Candidate | None) -> Measured:
-        """Measure both on the challenger's holdout, without viewers whose holdout the champion was fitted on."""
+        """Measure both on the challenger's holdout, without viewers whose part of it the champion saw."""
         data = self._data(challenger.bundle.manifest)
         audience = self._audience(data)
         whole = evaluation_of(challenger.bundle, data, audience)

@@ -193,7 +193,7 @@ class RecommenderTrainer:
                 "label_policy_version": LABEL_POLICY_VERSION,
                 "dvc_version": dvc_version(self.settings.data_dir, self.identity.report),
             },
-            figures=facts.plots(),
+            figures=facts.plots,
             documents=card_files(facts),
             description=facts.summary(),
             group=f"{self.identity.report}-{data.data_version[:8]}",
