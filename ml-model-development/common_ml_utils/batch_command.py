@@ -43,10 +43,10 @@ def batch_command(project: BatchProject, arguments: Sequence[str] | None = None)
             outcome = BatchPrediction(
                 project, settings, registry, client, chunk_rows=options.chunk_rows, engine=engine
             ).predict(options.date)
-            rows, version, what = outcome.rows, outcome.model_version, f" of {options.date}"
-            if outcome.continued_rows:
+            rows, version, what = outcome.entities, outcome.model_version, f" of {options.date}"
+            if outcome.continued:
                 print(
-                    f"continued after {outcome.continued_rows} rows of a run that was stopped",
+                    f"continued after {outcome.continued} {project.rows_named} of a run that was stopped",
                     file=sys.stderr,
                 )
         else:
@@ -65,7 +65,7 @@ def batch_command(project: BatchProject, arguments: Sequence[str] | None = None)
         seconds = time.perf_counter() - start
         print(
             f"{rows} {project.rows_named}{what} scored with {project.model_name} version {version}"
-            f" ({seconds:.1f} s, {rows / seconds:,.0f} rows/s)"
+            f" ({seconds:.1f} s, {rows / seconds:,.0f} a second)"
         )
 
     return run_command(project.settings, work)
@@ -89,6 +89,8 @@ def parse(project: BatchProject, arguments: Sequence[str] | None) -> argparse.Na
     options = parser.parse_args(arguments)
     if (options.date is None) == (options.input is None) or (options.input is None) != (options.out is None):
         parser.error("either --date, or --input with --out")
+    if options.input and project.score is not None:
+        parser.error(f"{project.model_name} scores no vectors: give a --date")
     return options
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Protocol
 
@@ -21,7 +21,15 @@ import pandas as pd
 from psycopg import sql
 from tqdm import tqdm
 
-from common_ml_utils.batch_scores import BATCH_SCORES, DayRun, DayTable, json_texts, stage_chunk, written
+from common_ml_utils.batch_scores import (
+    BATCH_SCORES,
+    DayRun,
+    DayTable,
+    RunOfTable,
+    json_texts,
+    stage_chunk,
+    written,
+)
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import EmptyWindowError, ModelDevelopmentError, RegistryError, SchemaMismatchError
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient
@@ -65,8 +73,9 @@ class BatchProject:
     """What batch prediction must know of a model project.
 
     `plan(client, contract, day, chunk_rows)` cuts the day and raises EmptyWindowError when it is not loaded;
-    `check` refuses feature values that can't be. `key` identifies a row. All are functions of modules, so
-    that a worker of Spark finds them.
+    `check` refuses feature values that can't be; `key` identifies a row. A project whose model does not score
+    vectors says itself in `score` what a chunk's rows are. All are functions of modules, so that a worker of
+    Spark finds them.
     """
 
     model_name: str
@@ -75,6 +84,10 @@ class BatchProject:
     rows_named: str
     plan: Callable[[FeatureStoreClient, PublishedContract, date, int], DayPlan]
     check: Callable[[pd.DataFrame], pd.DataFrame]
+    table: DayTable = BATCH_SCORES
+    score: Callable[[FeatureStoreClient, RegisteredBundle, ChunkJob, Chunk], list[tuple[Any, ...]]] | None = (
+        None
+    )
 
 
 class ScoringEngine(Protocol):
@@ -93,7 +106,6 @@ class ChunkJob:
     bundle_sha256: str
     day: date
     run_id: int
-    table: DayTable = BATCH_SCORES
 
 
 @dataclass
@@ -112,10 +124,11 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class BatchOutcome:
-    """What a run did: rows of the day, and how many of them an earlier, killed run had staged."""
+    """What a run did: rows and entities of the day, and how many an earlier, killed run had staged."""
 
     rows: int
-    continued_rows: int
+    entities: int
+    continued: int
     model_version: int
     bundle_sha256: str
 
@@ -130,32 +143,31 @@ class BatchPrediction:
     client: FeatureStoreClient
     chunk_rows: int = CHUNK_ROWS
     engine: Callable[[RegisteredBundle], ScoringEngine] | None = None
-    table: DayTable = field(default=BATCH_SCORES)
 
     def predict(self, day: date) -> BatchOutcome:
         """Score a day and publish it, replacing what was there; a day is published whole or not at all."""
         champion = load_champion(self.registry, self.project.model_name)
         contract = published_contract(self.client, champion)
-        with DayRun(self.settings.decisions_db, self.table, self.project.model_name, day) as run:
+        project = self.project
+        with DayRun(self.settings.decisions_db, project.table, project.model_name, day) as run:
             plan = self.project.plan(self.client, contract, day, self.chunk_rows)
             identity = run_identity(self.client, contract, plan, champion)
             staged = run.begin(identity)
-            job = ChunkJob(
-                self.project, champion.version, champion.bundle.sha256, day, run.run_id, self.table
-            )
+            job = ChunkJob(project, champion.version, champion.bundle.sha256, day, run.run_id)
             engine = (
                 self.engine(champion) if self.engine else LocalEngine(self.settings, self.client, champion)
             )
             pending = [chunk for chunk in plan.chunks if chunk.number not in staged]
-            with progress(plan.rows, sum(staged.values()), f"{self.project.model_name} {day}") as done:
+            continued = sum(staged.values())
+            with progress(plan.rows, continued, f"{project.model_name} {day}", project.rows_named) as done:
                 engine.run(job, pending, done)
             counted = sum(run.finished().values())
             if counted != plan.rows or run_identity(self.client, contract, plan, champion) != identity:
                 raise ModelDevelopmentError(
-                    f"the input of {day} changed while it was scored ({counted} rows scored, {plan.rows}"
-                    " planned): nothing was published, run again"
+                    f"the input of {day} changed while it was scored ({counted} {project.rows_named} scored,"
+                    f" {plan.rows} planned): nothing was published, run again"
                 )
-            return BatchOutcome(run.publish(), sum(staged.values()), champion.version, champion.bundle.sha256)
+            return BatchOutcome(run.publish(), plan.rows, continued, champion.version, champion.bundle.sha256)
 
 
 def load_champion(registry: ModelRegistry, model_name: str) -> RegisteredBundle:
@@ -191,13 +203,21 @@ def score_chunk(
     job: ChunkJob,
     chunk: Chunk,
 ) -> int:
-    """Fetch, check, score and stage one chunk, and return its rows."""
-    contract = champion.bundle.contract
-    fetched = client.features_as_of(contract, chunk.entities, [(chunk.start, chunk.end)])
-    frame = job.project.check(fetched)
-    rows = score_rows(champion, job.day, frame, job.project.key)
+    """Score and stage one chunk, and return how many entities it has."""
+    project = job.project
+    rows = (project.score or score_vectors)(client, champion, job, chunk)
     with written(job.day):
-        return stage_chunk(settings.decisions_db, job.table, job.run_id, chunk.number, rows)
+        run = RunOfTable(settings.decisions_db, project.table, job.run_id)
+        stage_chunk(run, chunk.number, rows, chunk.rows if project.score else len(rows))
+    return chunk.rows
+
+
+def score_vectors(
+    client: FeatureStoreClient, champion: RegisteredBundle, job: ChunkJob, chunk: Chunk
+) -> list[tuple[Any, ...]]:
+    """Fetch, check and score a chunk's vectors, each as of its own time."""
+    fetched = client.features_as_of(champion.bundle.contract, chunk.entities, [(chunk.start, chunk.end)])
+    return score_rows(champion, job.day, job.project.check(fetched), job.project.key)
 
 
 def score_rows(champion: RegisteredBundle, day: date, frame: pd.DataFrame, key: str) -> list[tuple[Any, ...]]:
@@ -319,9 +339,9 @@ def cut(counts: Sequence[int], limit: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def progress(total: int, already: int, description: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar of rows where someone looks; give the function that moves it."""
-    with tqdm(total=total, initial=already, desc=description, unit="row", disable=None) as bar:
+def progress(total: int, already: int, description: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar where someone looks; give the function that moves it."""
+    with tqdm(total=total, initial=already, desc=description, unit=f" {unit}", disable=None) as bar:
 
         def done(rows: int) -> None:
             bar.update(rows)

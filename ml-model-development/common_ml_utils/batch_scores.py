@@ -2,7 +2,7 @@
 
 ```
 scoring.batch_runs         one row a table, model and day that is being scored: what it is scored from
-scoring.batch_run_chunks   the chunks of a run that are staged, with their rows
+scoring.batch_run_chunks   the chunks of a run that are staged, with how many entities each has
 scoring.<table>_staging    their rows; readers look at scoring.<table> only
 ```
 A run that was killed leaves its chunks; the next run of the day continues them when it would compute the same
@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS scoring.batch_runs (
 CREATE TABLE IF NOT EXISTS scoring.batch_run_chunks (
     run_id bigint NOT NULL,
     chunk integer NOT NULL,
-    rows integer NOT NULL,
+    entities integer NOT NULL,
     PRIMARY KEY (run_id, chunk)
 );
 """
@@ -140,7 +140,7 @@ class DayRun:
             self._lock.close()
 
     def begin(self, identity: str) -> dict[int, int]:
-        """Continue the run of this identity or begin anew, and return the rows of each staged chunk."""
+        """Continue the run of this identity or begin anew, and return the entities of each staged chunk."""
         key = [self.table.name, self.model_name, self.day]
         with self._written(), psycopg.connect(**self.database.connection_arguments()) as connection:
             self._drop(connection, "started_at < now() - make_interval(days => %s)", [ABANDONED_DAYS])
@@ -157,10 +157,10 @@ class DayRun:
         return self.finished()
 
     def finished(self) -> dict[int, int]:
-        """Return the rows of each staged chunk."""
+        """Return how many entities each staged chunk has."""
         with self._written(), psycopg.connect(**self.database.connection_arguments()) as connection:
             rows = connection.execute(
-                "SELECT chunk, rows FROM scoring.batch_run_chunks WHERE run_id = %s", [self.run_id]
+                "SELECT chunk, entities FROM scoring.batch_run_chunks WHERE run_id = %s", [self.run_id]
             ).fetchall()
         self.staged = dict(rows)
         return self.staged
@@ -202,33 +202,38 @@ class DayRun:
             yield
 
 
-def stage_chunk(
-    database: DatabaseAddress, table: DayTable, run_id: int, chunk: int, rows: Sequence[Sequence[Any]]
-) -> int:
+@dataclass(frozen=True)
+class RunOfTable:
+    """Where a chunk's rows go."""
+
+    database: DatabaseAddress
+    table: DayTable
+    run_id: int
+
+
+def stage_chunk(run: RunOfTable, chunk: int, rows: Sequence[Sequence[Any]], entities: int) -> None:
     """Stage one chunk with the note that it is done, in one transaction; doing it twice leaves it once.
 
     Any process may call it. A run that was dropped meanwhile (a newer one began) is an error, not a row.
     """
+    staging = _staging(run.table)
     copy_into = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        _staging(table), sql.SQL(", ").join(map(sql.Identifier, ["run_id", "chunk", *table.columns]))
+        staging, sql.SQL(", ").join(map(sql.Identifier, ["run_id", "chunk", *run.table.columns]))
     )
-    with psycopg.connect(**database.connection_arguments()) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT 1 FROM scoring.batch_runs WHERE run_id = %s FOR KEY SHARE", [run_id])
+    key = [run.run_id, chunk]
+    with psycopg.connect(**run.database.connection_arguments()) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM scoring.batch_runs WHERE run_id = %s FOR KEY SHARE", [run.run_id])
         if cursor.fetchone() is None:
-            raise ModelDevelopmentError(f"run {run_id} was replaced by a newer one")
-        cursor.execute(
-            sql.SQL("DELETE FROM {} WHERE run_id = %s AND chunk = %s").format(_staging(table)),
-            [run_id, chunk],
-        )
+            raise ModelDevelopmentError(f"run {run.run_id} was replaced by a newer one")
+        cursor.execute(sql.SQL("DELETE FROM {} WHERE run_id = %s AND chunk = %s").format(staging), key)
         with cursor.copy(copy_into) as copy:
             for row in rows:
-                copy.write_row((run_id, chunk, *row))
+                copy.write_row((*key, *row))
         cursor.execute(
-            "INSERT INTO scoring.batch_run_chunks (run_id, chunk, rows) VALUES (%s, %s, %s)"
-            " ON CONFLICT (run_id, chunk) DO UPDATE SET rows = excluded.rows",
-            [run_id, chunk, len(rows)],
+            "INSERT INTO scoring.batch_run_chunks (run_id, chunk, entities) VALUES (%s, %s, %s)"
+            " ON CONFLICT (run_id, chunk) DO UPDATE SET entities = excluded.entities",
+            [*key, entities],
         )
-    return len(rows)
 
 
 @contextmanager

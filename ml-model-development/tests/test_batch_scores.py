@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from pydantic import ValidationError
 
-from common_ml_utils.batch_scores import BATCH_SCORES, DayRun, stage_chunk
+from common_ml_utils.batch_scores import BATCH_SCORES, DayRun, RunOfTable, stage_chunk
 from common_ml_utils.errors import ModelDevelopmentError
 from common_ml_utils.settings import DatabaseAddress, PlatformSettings
 
@@ -52,6 +52,10 @@ def rows(model: str, keys: range, score: float = 0.5) -> list[tuple[Any, ...]]:
     return [(model, DAY, str(key), 1, "f" * 64, "{}", "{}", '{"a": null}', score, now) for key in keys]
 
 
+def stage(run: DayRun, chunk: int, some: list[tuple[Any, ...]], run_id: int | None = None) -> None:
+    stage_chunk(RunOfTable(run.database, run.table, run_id or run.run_id), chunk, some, len(some))
+
+
 def seen(database: DatabaseAddress, model: str, table: str = "batch_scores") -> dict[str, float]:
     with psycopg.connect(**database.connection_arguments()) as connection:
         found = connection.execute(
@@ -65,10 +69,8 @@ def score_day(database: DatabaseAddress, model: str, identity: str, score: float
         staged = run.begin(identity)
         for chunk in range(3):
             if chunk not in staged:
-                stage_chunk(
-                    database,
-                    BATCH_SCORES,
-                    run.run_id,
+                stage(
+                    run,
                     chunk,
                     rows(model, range(chunk * 10, chunk * 10 + 10), score),
                 )
@@ -79,7 +81,7 @@ def test_readers_see_the_old_day_until_the_new_one_is_whole(database: DatabaseAd
     assert score_day(database, model, "first", 0.1) == 30
     with DayRun(database, BATCH_SCORES, model, DAY) as run:
         assert run.begin("second") == {}
-        stage_chunk(database, BATCH_SCORES, run.run_id, 0, rows(model, range(5), 0.9))
+        stage(run, 0, rows(model, range(5), 0.9))
         assert set(seen(database, model).values()) == {0.1}
         assert run.publish() == 5
     assert seen(database, model) == {str(key): 0.9 for key in range(5)}, "exactly the day, nothing of before"
@@ -93,7 +95,7 @@ from test_batch_scores import *
 database = PlatformSettings().decisions_db
 run = DayRun(database, BATCH_SCORES, sys.argv[1], DAY).__enter__()
 run.begin("same input")
-stage_chunk(database, BATCH_SCORES, run.run_id, 0, rows(sys.argv[1], range(10), 0.25))
+stage(run, 0, rows(sys.argv[1], range(10), 0.25))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -122,7 +124,7 @@ def test_two_runs_of_a_day_are_not_possible_and_a_replaced_run_writes_nothing(
     with DayRun(database, BATCH_SCORES, model, DAY) as run:
         run.begin("new")
         with pytest.raises(ModelDevelopmentError, match="was replaced by a newer one"):
-            stage_chunk(database, BATCH_SCORES, old, 0, rows(model, range(3)))
+            stage(run, 0, rows(model, range(3)), old)
     assert seen(database, model, "batch_scores_staging") == {}
 
 
@@ -130,7 +132,7 @@ def test_a_chunk_staged_twice_counts_once(database: DatabaseAddress, model: str)
     with DayRun(database, BATCH_SCORES, model, DAY) as run:
         run.begin("x")
         for _ in range(2):
-            stage_chunk(database, BATCH_SCORES, run.run_id, 0, rows(model, range(4)))
+            stage(run, 0, rows(model, range(4)))
         assert run.finished() == {0: 4}
         assert run.publish() == 4
 

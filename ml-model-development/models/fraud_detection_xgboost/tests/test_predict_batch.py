@@ -219,10 +219,10 @@ def test_a_killed_run_continues_and_gives_the_scores_of_one_that_was_not(stack: 
     assert killed.returncode == -signal.SIGKILL
     assert stack.scores().empty, "nobody sees half a day"
     outcome = stack.prediction().predict(stack.day)
-    assert 0 < outcome.continued_rows < outcome.rows == len(expected)
+    assert 0 < outcome.continued < outcome.rows == outcome.entities == len(expected)
     pd.testing.assert_series_equal(stack.scores(), expected.sort_index(), check_names=False, check_exact=True)
     again = stack.prediction().predict(stack.day)
-    assert (again.rows, again.continued_rows) == (outcome.rows, 0)
+    assert (again.rows, again.continued) == (outcome.rows, 0)
     pd.testing.assert_series_equal(stack.scores(), expected.sort_index(), check_names=False, check_exact=True)
 
 
