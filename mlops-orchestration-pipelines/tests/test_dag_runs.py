@@ -36,6 +36,10 @@ COMMANDS = {
         "models/fraud_detection_xgboost/src/predict_batch.py",
         "models/customer_churn_lightgbm/src/train.py",
         "models/customer_churn_lightgbm/src/evaluate.py",
+        "models/customer_churn_lightgbm/src/predict_batch.py",
+        "models/movie_recommendation_hybrid/src/train.py",
+        "models/movie_recommendation_hybrid/src/evaluate.py",
+        "models/movie_recommendation_hybrid/src/predict_batch.py",
     ],
     "ml-model-services": ["common_service_libs/batch_door.py"],
     "ml-reporting-and-monitoring-logic": ["advanced_monitoring_scripts/calculate_concept_drift_scores.py"],
@@ -130,7 +134,10 @@ def test_the_whole_loop_runs_in_one_process_with_the_documented_arguments(settin
         "materialize_feast_online_store",
         "train_fraud_detection_xgboost",
         "train_customer_churn_lightgbm",
+        "train_movie_recommendation_hybrid",
         "score_daily_transactions_fraud",
+        "score_daily_subscribers_churn",
+        "recommend_daily_movies",
         "check_fraud_model_drift",
         "--logical-date",
         "2026-11-21",
@@ -142,8 +149,13 @@ def test_the_whole_loop_runs_in_one_process_with_the_documented_arguments(settin
         *sorted([["evaluate.py", "gate"], ["evaluate.py", "handbook"]], key=order_seen(outcome)),
         ["train.py", "--as-of", "2026-11-21T00:00:00+00:00"],
         ["evaluate.py", "gate"],
+        ["train.py", "--as-of", "2026-11-21T00:00:00+00:00"],
+        ["evaluate.py", "gate"],
         ["predict_batch.py", "--date", "2026-11-20"],
         ["batch_door.py", "--service", "fraud_detection_api", "--date", "2026-11-20"],
+        ["predict_batch.py", "--date", "2026-11-20"],
+        ["batch_door.py", "--service", "customer_churn_api", "--date", "2026-11-20"],
+        ["predict_batch.py", "--date", "2026-11-20"],
         ["calculate_concept_drift_scores.py", "--model", "fraud-detection-model", "--date", "2026-11-20"],
     ]
     loaded = [call["argv"] for call in outcome.calls[:3]]
@@ -161,8 +173,16 @@ def test_the_whole_loop_runs_in_one_process_with_the_documented_arguments(settin
     assert {call["cwd"] for call in outcome.calls if call["argv"][0] == "train.py"} == {
         "ml-model-development/models/fraud_detection_xgboost",
         "ml-model-development/models/customer_churn_lightgbm",
+        "ml-model-development/models/movie_recommendation_hybrid",
     }
-    assert newest_event_extra(settings, "fraud_batch_decisions")["date"] == "2026-11-20"
+    scored = [call["cwd"] for call in outcome.calls if call["argv"][0] == "predict_batch.py"]
+    assert [Path(folder).name for folder in scored] == [
+        "fraud_detection_xgboost",
+        "customer_churn_lightgbm",
+        "movie_recommendation_hybrid",
+    ]
+    for asset in ("fraud_batch_decisions", "churn_batch_decisions", "batch_recommendations"):
+        assert newest_event_extra(settings, asset)["date"] == "2026-11-20"
 
 
 def test_the_stream_is_drained_and_then_left_alone(settings, repository):

@@ -12,7 +12,16 @@ from operators.root_command_operator import full_command
 from scheduling.run_dates import AS_OF, EVENT_DAY, LAST_FULL_DAY, RUN_MOMENT
 
 MORNING = datetime(2026, 11, 21, 1, 0, tzinfo=UTC)
-TRAINING = ["train_fraud_detection_xgboost", "train_customer_churn_lightgbm"]
+TRAINING = [
+    "train_fraud_detection_xgboost",
+    "train_customer_churn_lightgbm",
+    "train_movie_recommendation_hybrid",
+]
+SCORING = {
+    "score_daily_transactions_fraud": "0 6 * * *",
+    "score_daily_subscribers_churn": "10 6 * * *",
+    "recommend_daily_movies": "20 6 * * *",
+}
 
 
 def render(template, *, logical_date=MORNING, run_after=MORNING, params=None, events=(), newest_first=False):
@@ -87,14 +96,40 @@ def test_each_dag_is_started_by_the_one_before_it(dag_bag):
         "materialize_feast_online_store": {"run_dbt_feast_models"},
         "train_fraud_detection_xgboost": {"run_dbt_feast_models"},
         "train_customer_churn_lightgbm": {"run_dbt_feast_models"},
+        "train_movie_recommendation_hybrid": {"run_dbt_feast_models"},
         "score_daily_transactions_fraud": {"train_fraud_detection_xgboost"},
+        "score_daily_subscribers_churn": {"train_customer_churn_lightgbm"},
+        "recommend_daily_movies": {"train_movie_recommendation_hybrid"},
         "check_fraud_model_drift": {"score_daily_transactions_fraud"},
     }
 
 
-def test_scoring_does_not_wait_for_a_training_that_failed(dag_bag):
-    timetable = dag_bag.dags["score_daily_transactions_fraud"].timetable
-    assert timetable.timetable.expression == "0 6 * * *"
+@pytest.mark.parametrize(("dag_id", "cron"), SCORING.items())
+def test_scoring_does_not_wait_for_a_training_that_failed(dag_bag, dag_id, cron):
+    assert dag_bag.dags[dag_id].timetable.timetable.expression == cron
+
+
+@pytest.mark.parametrize("dag_id", SCORING)
+def test_a_days_event_names_the_day_and_comes_from_the_last_task(dag_bag, dag_id):
+    dag = dag_bag.dags[dag_id]
+    [publisher] = [task for task in dag.tasks if task.outlets]
+    assert publisher.downstream_task_ids == set()
+    assert render(publisher.event_extra["date"]) == "2026-11-20"
+    first = dag.task_dict["predict_batch"]
+    assert render(first.command[-1], params={"date": "2026-01-02"}) == "2026-01-02"
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "service"),
+    [
+        ("score_daily_transactions_fraud", "fraud_detection_api"),
+        ("score_daily_subscribers_churn", "customer_churn_api"),
+    ],
+)
+def test_scores_are_decided_by_the_policy_of_their_service(dag_bag, dag_id, service):
+    decide = dag_bag.dags[dag_id].task_dict["decide"]
+    assert decide.upstream_task_ids == {"predict_batch"}
+    assert decide.command[-2:] == ["--service", service]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ asset `fraud_batch_decisions` with the day in its event.
 **When.** When the gate has decided (asset `fraud_champion`), and at 06:00 UTC whatever became of the
 training. The day is the last full one before the run, or the parameter `date`.
 
-**Safe to rerun?** Yes: the day's rows are replaced.
+**Safe to rerun?** Yes: the day's rows are replaced at once; a run that was killed continues.
 
 **On failure.** `predict_batch`: no champion yet (run `train_fraud_detection_xgboost`), or the day is not
 loaded (run `run_dbt_feast_models`). `decide`: a policy that does not compile; the scores stand, repair the
