@@ -6,6 +6,7 @@ after the fit (bundle, gate, services) is the same. Spark and Ray are imported w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -13,10 +14,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from common_ml_utils.errors import BackendError
+from common_ml_utils.errors import BackendError, first_line
 from common_ml_utils.preprocessing import Preprocessing
 
 BackendName = Literal["local", "spark", "ray"]
+PYTHON_ERROR = re.compile(r"(?!org\.|java)[\w.]*(Error|Exception): ")
 
 
 class DistributionSettings(BaseModel):
@@ -108,6 +110,17 @@ def require_histograms(name: str, parameters: Mapping[str, Any]) -> None:
             f"TRAINING_HYPERPARAMETERS__TREE_METHOD={method} sorts all rows in one place, which "
             f"TRAINING_BACKEND={name} can't do: use hist, or TRAINING_BACKEND=local"
         )
+
+
+def cause_of(error: Exception) -> str:
+    """Return the line that says what happened in a worker, whose traceback the engines wrap in their own.
+
+    >>> cause_of(RuntimeError("task failed\\nTraceback:\\nValueError: bad value\\nat java.Thread"))
+    'ValueError: bad value'
+    """
+    lines = str(error).splitlines()
+    causes = [line for line in lines if PYTHON_ERROR.match(line)]
+    return causes[-1].strip() if causes else first_line(error)
 
 
 def training_backend(name: BackendName, settings: DistributionSettings) -> TrainingBackend:

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.distributed import spark_session
-from common_ml_utils.distributed.ray_backend import last_line, without_addresses
+from common_ml_utils.distributed.ray_backend import without_addresses
 from common_ml_utils.errors import BackendError
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.training_backends import (
     BackendName,
     DistributionSettings,
     TrainingBackend,
+    cause_of,
     lightgbm_dataset,
     training_backend,
 )
@@ -134,9 +135,13 @@ def test_a_model_file_does_not_say_where_it_was_fitted() -> None:
     assert without_addresses(text) == "tree\n[num_machines: 2]\nend\n"
 
 
-def test_what_happened_stands_last_in_a_workers_error() -> None:
-    assert last_line(RuntimeError("Traceback:\n  file\nXGBoostError: bad\n")) == "XGBoostError: bad"
-    assert last_line(RuntimeError("")) == "RuntimeError"
+def test_what_happened_in_a_worker_is_said_in_one_line() -> None:
+    spark = "An error occurred\norg.apache.spark.SparkException: Job aborted\nValueError: bad\n\tat java.x\n"
+    assert cause_of(RuntimeError(spark)) == "ValueError: bad"
+    ray = "ray::FitWorker.fit()\n  File x\nxgboost.core.XGBoostError: value 7\nsubsample: Row subsample ratio"
+    assert cause_of(RuntimeError(ray)) == "xgboost.core.XGBoostError: value 7"
+    assert cause_of(RuntimeError("no room\nmore")) == "no room"
+    assert cause_of(RuntimeError("")) == "RuntimeError"
 
 
 def test_choosing_a_backend_loads_no_engine() -> None:

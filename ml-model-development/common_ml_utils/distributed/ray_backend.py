@@ -24,6 +24,7 @@ from common_ml_utils.training_backends import (
     BackendName,
     DistributionSettings,
     TrainingBackend,
+    cause_of,
     lightgbm_dataset,
     require_histograms,
 )
@@ -187,7 +188,7 @@ class RayBackend(TrainingBackend):
             return ray.get(fits[0])
         except Exception as error:  # Ray wraps what a worker raised in types of its own
             self.close()  # the others wait for one that will not come
-            raise BackendError(f"Ray did not fit the model: {last_line(error)}") from error
+            raise BackendError(f"Ray did not fit the model: {cause_of(error)}") from error
 
     def _workers(self) -> tuple[Any, list[Any]]:
         """Return Ray and its actors, started if need be."""
@@ -236,8 +237,3 @@ def without_addresses(model: str) -> str:
     """Return LightGBM's model text without the addresses it was fitted at, which differ from fit to fit."""
     lines = model.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(("[machines:", "[local_listen_port:")))
-
-
-def last_line(error: Exception) -> str:
-    """Return the last line of an error's text: Ray puts the worker's traceback before what happened."""
-    return next(iter(str(error).strip().splitlines()[::-1]), type(error).__name__)

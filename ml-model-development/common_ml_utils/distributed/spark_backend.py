@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from common_ml_utils.errors import BackendError, first_line
+from common_ml_utils.errors import BackendError
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.training_backends import (
     BackendName,
     DistributionSettings,
     TrainingBackend,
+    cause_of,
     require_histograms,
 )
 
@@ -55,6 +56,7 @@ class SparkBackend(TrainingBackend):
     ) -> Any:
         """Return the booster that Spark's tasks fitted together."""
         import pandas as pd
+        from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
         from xgboost.spark import SparkXGBClassifier
 
@@ -75,8 +77,8 @@ class SparkBackend(TrainingBackend):
                 **passed,
             )
             return estimator.fit(table).get_booster()
-        except (PySparkException, ValueError, RuntimeError) as error:
-            raise BackendError(f"Spark did not fit the model: {first_line(error)}") from error
+        except (PySparkException, Py4JError, ValueError, RuntimeError) as error:
+            raise BackendError(f"Spark did not fit the model: {cause_of(error)}") from error
 
     def train_lightgbm(
         self,
