@@ -27,11 +27,13 @@ from common_ml_utils.promotion_ledger import PromotionLedger
 from common_ml_utils.reports import measurement, write_page, write_report
 from common_ml_utils.settings import PlatformSettings
 
-PLOTTED = {
+TITLES = {
     "average_precision": "average precision",
     "auc_roc": "AUC ROC",
     "brier": "Brier score (lower is better)",
 }
+COMPARED = 3
+"""So many metrics are compared of a model that has none of `TITLES`: the first ones of its cards or runs."""
 THRESHOLD = "threshold."
 TAGS = {
     "data_version": "training set",
@@ -87,10 +89,14 @@ class Version:
             if name.startswith(THRESHOLD)
         }
 
+    @property
+    def intervals(self) -> Mapping[str, Mapping[str, float]]:
+        """Return metric -> value, lower, upper as the card says them."""
+        return self.card.get("intervals", {}) if self.card else {}
+
     def estimate(self, metric: str) -> Estimate | None:
         """Return a metric with its interval, or None where no card says it."""
-        measured = self.card["measures"]["overall"].get(metric) if self.card else None
-        return Estimate(**measured) if measured else None
+        return Estimate(**self.intervals[metric]) if metric in self.intervals else None
 
     def shown(self, metric: str) -> str:
         """Return a metric with its interval, or as the run has it."""
@@ -119,6 +125,18 @@ def with_decisions(records: Sequence[VersionRecord], ledger: Sequence[Mapping[st
     return versions
 
 
+def compared_metrics(versions: Sequence[Version]) -> list[str]:
+    """Return the names of the metrics that are compared."""
+    measured = dict.fromkeys(name for each in versions for name in each.intervals)
+    names = measured or dict.fromkeys(name for each in versions for name in sorted(each.record.metrics))
+    return [name for name in TITLES if name in names] or list(names)[:COMPARED]
+
+
+def title_of(metric: str) -> str:
+    """Return a metric's name for people."""
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
 def changes(before: Version, after: Version) -> list[tuple[str, str, str]]:
     """Return (what, before, after) of all that differs: origin, features, parameters, thresholds."""
     found = [
@@ -126,8 +144,8 @@ def changes(before: Version, after: Version) -> list[tuple[str, str, str]]:
         for name in TAGS
         if before.facts.get(name) != after.facts.get(name)
     ]
-    if before.card and after.card:
-        old, new = before.card["features"], after.card["features"]
+    old, new = ((each.card or {}).get("features") for each in (before, after))
+    if old and new:
         removed, added = sorted(set(old) - set(new)), sorted(set(new) - set(old))
         if removed or added:
             found.append(
@@ -152,16 +170,16 @@ def changes(before: Version, after: Version) -> list[tuple[str, str, str]]:
 
 def versions_page(model_name: str, versions: Sequence[Version]) -> Page:
     """Return the page; `versions` oldest first."""
-    newest_first = list(reversed(versions))
+    newest_first, metrics = list(reversed(versions)), compared_metrics(versions)
     return Page(
         f"{model_name}: the last {len(versions)} versions"
         if len(versions) > 1
         else f"{model_name}: one version",
         "What is in production, how the figures moved, and what changed from one version to the next.",
-        [_summary(newest_first)],
+        [_summary(newest_first, metrics)],
         [
-            Section("Versions", [_table(newest_first)]),
-            Section("Figures over versions", _history(versions)),
+            Section("Versions", [_table(newest_first, metrics)]),
+            Section("Figures over versions", _history(versions, metrics)),
             Section("What changed", _changes(newest_first)),
             Section("Thresholds", [_thresholds(newest_first)]),
             Section("Decisions", [_decisions(newest_first)]),
@@ -185,7 +203,7 @@ def versions_document(versions: Sequence[Version]) -> list[dict[str, Any]]:
                 "bundle_sha256": record.tags.get("bundle_sha256"),
                 **version.facts,
                 "metrics": dict(record.metrics),
-                "overall": version.card["measures"]["overall"] if version.card else None,
+                "intervals": {name: dict(measured) for name, measured in version.intervals.items()},
                 "thresholds": version.thresholds,
                 "decisions": [
                     {"at": each.at.isoformat(), "decision": each.decision, "reason": each.reason}
@@ -200,7 +218,7 @@ def versions_document(versions: Sequence[Version]) -> list[dict[str, Any]]:
     return document
 
 
-def _summary(newest_first: Sequence[Version]) -> Note:
+def _summary(newest_first: Sequence[Version], metrics: Sequence[str]) -> Note:
     lines = []
     for alias, meaning in ((CHAMPION, "is in production"), (STAGING, "was trained last")):
         holder = next((each for each in newest_first if alias in each.record.aliases), None)
@@ -212,18 +230,16 @@ def _summary(newest_first: Sequence[Version]) -> Note:
             if holder.decisions
             else ""
         )
-        lines.append(
-            f"Version {holder.number} {meaning} ({alias}): average precision "
-            f"{holder.shown('average_precision')}, AUC ROC {holder.shown('auc_roc')}{decided}."
-        )
+        figures = ", ".join(f"{title_of(metric)} {holder.shown(metric)}" for metric in metrics[:2])
+        lines.append(f"Version {holder.number} {meaning} ({alias}): {figures}{decided}.")
     return Note("good" if any(CHAMPION in each.record.aliases for each in newest_first) else "warning", lines)
 
 
-def _table(newest_first: Sequence[Version]) -> Table:
+def _table(newest_first: Sequence[Version], metrics: Sequence[str]) -> Table:
     rows = []
     for each in newest_first:
-        training = each.card["manifest"]["training"] if each.card else None
-        overall = each.card["measures"]["overall"] if each.card else None
+        card = each.card or {}
+        training = card.get("interval")
         rows.append(
             [
                 str(each.number),
@@ -231,24 +247,23 @@ def _table(newest_first: Sequence[Version]) -> Table:
                 _time(each.record.created_at),
                 _interval(training, "start", "end") if training else each.facts.get("training_interval"),
                 training["rows"] if training else None,
-                overall["rows"] if overall else None,
-                each.shown("average_precision"),
-                each.shown("auc_roc"),
+                card.get("rows", {}).get("holdout"),
+                *(each.shown(metric) for metric in metrics[:2]),
                 each.decisions[-1].decision if each.decisions else "not judged",
             ]
         )
     columns = ["version", "aliases", "registered", "trained on", "rows", "holdout rows"]
-    return Table([*columns, "average precision", "AUC ROC", "verdict"], rows)
+    return Table([*columns, *(title_of(metric) for metric in metrics[:2]), "verdict"], rows)
 
 
-def _history(versions: Sequence[Version]) -> list[Block]:
+def _history(versions: Sequence[Version], metrics: Sequence[str]) -> list[Block]:
     names = [str(each.number) for each in versions]
     marked = {str(each.number): ", ".join(each.record.aliases) for each in versions if each.record.aliases}
     plots = {}
-    for metric, title in PLOTTED.items():
+    for metric in metrics:
         estimates = [each.estimate(metric) for each in versions]
         if any(estimate is not None for estimate in estimates):
-            plots[metric] = metric_history(title, names, estimates, marked)
+            plots[metric] = metric_history(title_of(metric), names, estimates, marked)
     if not plots:
         return [Text("No version has a model card with intervals.")]
     return [
@@ -335,7 +350,7 @@ def compare(settings: PlatformSettings, model_name: str, last: int) -> None:
         [
             measurement(f"version {each.number} {metric}", each.record.metrics[metric], "ratio")
             for each in versions
-            for metric in PLOTTED
+            for metric in compared_metrics(versions)
             if metric in each.record.metrics
         ],
         model_name=model_name,

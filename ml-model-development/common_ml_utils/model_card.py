@@ -188,12 +188,21 @@ def card_files(card: Card) -> dict[str, bytes]:
 
 
 def card_document(card: Card) -> dict[str, Any]:
-    """Return the card as one JSON document."""
+    """Return the card as JSON; versions are compared by `intervals`, `interval`, `rows`, `features`."""
+    training, overall = card.manifest.training, card.measures.overall
+    compared = {
+        "average_precision": overall.average_precision,
+        "auc_roc": overall.auc_roc,
+        "brier": overall.brier,
+    }
     return {
         "format_version": 1,
         "model_name": card.manifest.model_name,
         "model_version": card.version,
         "bundle_sha256": card.bundle_sha256,
+        "intervals": {name: asdict(measured) for name, measured in compared.items() if measured},
+        "interval": training.model_dump(mode="json"),
+        "rows": {"training": training.rows, "holdout": overall.rows},
         "manifest": card.manifest.model_dump(mode="json"),
         "text": None if card.text is None else card.text.model_dump(mode="json"),
         "label": card.label,

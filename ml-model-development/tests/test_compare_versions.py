@@ -11,6 +11,7 @@ import pytest
 from common_ml_utils.compare_versions import (
     Version,
     changes,
+    compared_metrics,
     main,
     report_folder,
     versions_document,
@@ -29,10 +30,9 @@ def record(number: int, *, card: bool = True, **changed: Any) -> VersionRecord:
     estimate = {"value": 0.7 + number / 100, "lower": 0.6, "upper": 0.8}
     document = {
         "features": changed.get("features", ["amount", "night"]),
-        "manifest": {"training": training},
-        "measures": {
-            "overall": {"rows": 500, "average_precision": estimate, "auc_roc": estimate, "brier": None}
-        },
+        "interval": training,
+        "rows": {"training": 900, "holdout": 500},
+        "intervals": dict.fromkeys(changed.get("metrics", ["average_precision", "auc_roc"]), estimate),
     }
     tags = {"bundle_sha256": f"{number}" * 64, "git_commit": "c" * 40, "data_version": "d" * 64}
     return VersionRecord(
@@ -134,6 +134,12 @@ def test_versions_without_cards_are_compared_by_their_runs() -> None:
     assert "0.720" in text
 
 
+def test_a_model_with_metrics_of_its_own_is_compared_by_them() -> None:
+    versions = with_decisions([record(n, metrics=["ndcg_at_10", "coverage"]) for n in (1, 2)], [])
+    assert compared_metrics(versions) == ["ndcg_at_10", "coverage"]
+    assert "| ndcg at 10 | coverage |" in versions_page("m", versions).markdown()
+
+
 def test_one_version_has_nothing_to_be_compared_with() -> None:
     assert "nothing to compare it with" in versions_page("m", [only()]).markdown()
 
@@ -143,7 +149,7 @@ def test_the_json_holds_each_version_with_what_changed() -> None:
     one, two = versions_document(versions)
     assert one["changes"] == []
     assert two["changes"] == [{"what": "parameter depth", "before": "4", "after": "6"}]
-    assert two["overall"]["rows"] == 500
+    assert two["intervals"]["auc_roc"] == {"value": 0.72, "lower": 0.6, "upper": 0.8}
     assert json.dumps(two, allow_nan=False)
 
 

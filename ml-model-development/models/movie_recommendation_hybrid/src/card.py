@@ -169,6 +169,7 @@ def document(facts: TrainingFacts) -> dict[str, Any]:
         "git_commit": facts.manifest.git_commit,
         "interval": facts.manifest.training.model_dump(mode="json"),
         "metrics": figures.metrics(),
+        "intervals": {name: asdict(interval) for name, interval in figures.known_viewers[HYBRID].items()},
         "known_viewers": {"viewers": figures.viewers, **_plain(figures.known_viewers)},
         "new_viewers": {NDCG: asdict(figures.new_viewers)},
         "new_movies": {

@@ -31,7 +31,7 @@ from common_ml_utils.recommender_bundle import (
 from common_ml_utils.release_bundle import TrainingInterval
 from common_ml_utils.reports import StepClock
 from common_ml_utils.training_sets import TrainingSetStore, data_version
-from src.card import TrainingFacts, card_files, write_training_report
+from src.card import OWNER, PURPOSE, TrainingFacts, card_files, write_training_report
 from src.config import FEATURE_SERVICE, IDENTITY, LABEL_POLICY_VERSION, RecommenderSettings
 from src.data_loader import catalogue_of, load_movies, load_ratings
 from src.evaluation import (
@@ -189,6 +189,8 @@ class RecommenderTrainer:
             },
             metrics=facts.figures.metrics(),
             tags={
+                "report": self.identity.report,
+                "owner": OWNER,
                 "as_of": data.as_of.isoformat(),
                 "label_policy_version": LABEL_POLICY_VERSION,
                 "dvc_version": dvc_version(self.settings.data_dir, self.identity.report),
@@ -196,6 +198,7 @@ class RecommenderTrainer:
             figures=facts.plots,
             documents=card_files(facts),
             description=facts.summary(),
+            model_description=PURPOSE,
             group=f"{self.identity.report}-{data.data_version[:8]}",
         )
 
