@@ -115,12 +115,13 @@ def _client(notebook: NotebookNode, project: Path, scratch: Path, deadline: floa
 
 
 def _environment(project: Path, scratch: Path) -> dict[str, str]:
-    """Return this process's environment with project and root first on the path, and no user profile."""
+    """Return this process's environment with project and root first on the path; no profile, no progress."""
     path = [str(project), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(part for part in path if part),
         "IPYTHONDIR": str(scratch / "ipython"),
+        "TQDM_DISABLE": "1",  # a bar leaves a line of output for each step
     }
 
 

@@ -13,7 +13,7 @@ CARD = CardText(
     intended_use=(
         "Choosing whom to contact and whom to make an offer, by the thresholds below, which weigh what a "
         "subscriber is worth against what an action costs.",
-        "Asking what would change: contract and charges can be varied in the service's what-if.",
+        "Asking how the score differs under another contract or other charges (`python -m src.what_if`).",
     ),
     not_for=(
         "Setting prices, refusing service, or treating those worse who are likely to stay.",

@@ -26,7 +26,7 @@ def reliability(labels: np.ndarray, series: Mapping[str, np.ndarray], bins: int 
     for (name, scores), colour in zip(series.items(), COLOURS, strict=False):
         table = calibration_table(labels, scores, bins)
         observed, rows = table["observed"].to_numpy(), table["rows"].to_numpy()
-        low, high = _wilson(observed, rows)
+        low, high = wilson(observed, rows)
         error = expected_calibration_error(labels, scores, bins)
         axes.errorbar(
             table["predicted"],
@@ -95,7 +95,7 @@ def what_if(
     return _png(figure)
 
 
-def _wilson(share: np.ndarray, rows: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
+def wilson(share: np.ndarray, rows: np.ndarray, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
     """Return the 95 % interval of a share (Wilson 1927)."""
     centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
     half = z / (1 + z**2 / rows) * np.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from conftest import FakeFeatureStore, make_subscribers
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from src import cross_validation
+from src import cross_validation, csv_schema, exploration, train, value
 from src.config import ChurnFolds, ChurnHyperparameters, ChurnValues
 from src.cross_validation import Subject, intervals, measure, out_of_fold
 from src.train import churn_action_costs
@@ -147,3 +149,11 @@ def test_chosen_thresholds_cost_least_and_lie_in_their_interval() -> None:
     for threshold in chosen.by_action.values():
         assert threshold.lower <= threshold.threshold <= threshold.upper
         assert threshold.lower <= threshold.by_values <= threshold.upper
+
+
+@pytest.mark.parametrize(
+    "module", [csv_schema, exploration, train, value], ids=lambda module: module.__name__
+)
+def test_doctests(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert (result.attempted > 0, result.failed) == (True, 0)
