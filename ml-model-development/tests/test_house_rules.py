@@ -19,7 +19,8 @@ SOURCES = sorted([*ROOT.glob("common_ml_utils/**/*.py"), *ROOT.glob("models/*/sr
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(common_ml_utils.__path__, "common_ml_utils.")
-    if module.name != "common_ml_utils.bundle_model"  # runs under MLflow only
+    # These two run under MLflow only.
+    if module.name not in ("common_ml_utils.bundle_model", "common_ml_utils.recommender_model")
 ]
 OTHER_ROOTS = (
     "feast_repository",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -64,9 +63,10 @@ def test_a_champion_of_another_split_can_not_be_compared(trained: Trained) -> No
 
 def test_viewers_whose_future_a_later_champion_saw_are_named(trained: Trained) -> None:
     late = load_training_data(trained.store, trained.settings, AS_OF)
-    halfway = datetime(2010, 2, 15, 12, tzinfo=UTC)  # viewer 45 has begun to rate
-    early = load_training_data(trained.store, trained.settings, halfway)
-    assert viewers_seen(late, early).tolist() == [45]
+    eager = trained.store.ratings["viewer_id"].value_counts().idxmax()
+    begun = trained.store.ratings.query("viewer_id == @eager")["event_timestamp"].iloc[12]
+    early = load_training_data(trained.store, trained.settings, begun.to_pydatetime())
+    assert viewers_seen(late, early).tolist() == [eager]
     assert len(viewers_seen(early, late)) == 0
     assert len(viewers_seen(late, late)) == 0
 
