@@ -74,7 +74,7 @@ class ParcelTrainer(BaseModelTrainer):
 
     identity = ModelIdentity("parcel-loss-model", "parcels", "parcels", ("look", "stop"))
 
-    def __init__(self, frame: pd.DataFrame, folder: Path, registry: FakeRegistry) -> None:
+    def __init__(self, frame: pd.DataFrame, folder: Path, registry: ModelRegistry) -> None:
         super().__init__(registry, folder / "reports", folder / "data", {"depth": 3})
         self.frame = frame
 
