@@ -200,8 +200,10 @@ class ModelRegistry:
         import mlflow
 
         with self._translated() as client, tempfile.TemporaryDirectory() as folder:
-            tags = client.get_model_version(model_name, str(version)).tags
-            expected = tags.get("bundle_sha256")
+            found = client.get_model_version(model_name, str(version))
+            if found.status != "READY":
+                raise RegistryError(f"{model_name} version {version} is not complete: {found.status}")
+            expected = found.tags.get("bundle_sha256")
             if expected is None:
                 raise RegistryError(f"{model_name} version {version} carries no tag bundle_sha256")
             path = mlflow.artifacts.download_artifacts(
@@ -221,6 +223,7 @@ class ModelRegistry:
         """Log the run with its bundle, register a model version with tags and set the alias `staging` last.
 
         The version is downloaded and verified before the alias moves, so `staging` never names a broken one.
+        When a step fails, the run is marked as failed, the version is removed and no alias has moved.
         """
         import mlflow
 
@@ -232,15 +235,19 @@ class ModelRegistry:
             "data_version": bundle.manifest.data_version,
         }
         with self._translated() as client:
-            with self._started(run, tags):
+            with self._started(run, tags) as run_id:
                 model_uri = _log_bundle(bundle_folder, bundle.packaging())
             version = int(mlflow.register_model(model_uri, name, tags=tags).version)
-            self.load_version(name, version)
-            if run.description:
-                client.update_model_version(name, str(version), description=run.description)
-            if run.model_description:
-                client.update_registered_model(name, description=run.model_description)
-            client.set_registered_model_alias(name, STAGING, str(version))
+            try:
+                self.load_version(name, version)
+                if run.description:
+                    client.update_model_version(name, str(version), description=run.description)
+                if run.model_description:
+                    client.update_registered_model(name, description=run.model_description)
+                client.set_registered_model_alias(name, STAGING, str(version))
+            except Exception as error:
+                _discard(client, name, version, run_id, error)
+                raise
         return version
 
     @contextmanager
@@ -324,9 +331,33 @@ def load_bundle(folder: Path, expected_sha256: str | None = None) -> Any:
     return RecommenderBundle.load(folder, identity)
 
 
+def _discard(client: Any, name: str, version: int, run_id: str, error: Exception) -> None:
+    """Remove a version that can't be used; what goes wrong in doing so is noted on the error."""
+    try:
+        client.set_terminated(run_id, "FAILED")
+        client.delete_model_version(name, str(version))
+    except Exception as also:  # the first error counts: an unreachable registry fails here too
+        error.add_note(f"{name} version {version} remains, without alias: {first_line(also)}")
+
+
+def save_bundle_model(bundle_folder: Path, bundle: RegisterableBundle, path: Path) -> None:
+    """Write the MLflow model that `register` would log into a new local folder, without a tracking server."""
+    import mlflow
+
+    with _pyfunc_arguments(bundle_folder, bundle.packaging()) as arguments:
+        mlflow.pyfunc.save_model(str(path), **arguments)
+
+
 def _log_bundle(bundle_folder: Path, packaging: Packaging) -> str:
     import mlflow
 
+    with _pyfunc_arguments(bundle_folder, packaging) as arguments:
+        return mlflow.pyfunc.log_model(name="model", **arguments).model_uri
+
+
+@contextmanager
+def _pyfunc_arguments(bundle_folder: Path, packaging: Packaging) -> Iterator[dict[str, Any]]:
+    """Gather bundle and code in a folder that lasts as long as the block."""
     requirements = [
         f"{package}=={importlib.metadata.version(package)}" for package in ("mlflow", *packaging.requirements)
     ]
@@ -337,16 +368,14 @@ def _log_bundle(bundle_folder: Path, packaging: Packaging) -> str:
         for module in packaging.modules:
             (code / module).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(PACKAGE / module, code / module)
-        info = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(PACKAGE / packaging.python_model),
-            code_paths=[str(code)],
-            artifacts={BUNDLE_FOLDER: str(artifact)},
-            signature=packaging.signature,
-            input_example=packaging.input_example,
-            pip_requirements=requirements,
-        )
-    return info.model_uri
+        yield {
+            "python_model": str(PACKAGE / packaging.python_model),
+            "code_paths": [str(code)],
+            "artifacts": {BUNDLE_FOLDER: str(artifact)},
+            "signature": packaging.signature,
+            "input_example": packaging.input_example,
+            "pip_requirements": requirements,
+        }
 
 
 def _log_files(files: Mapping[str, bytes]) -> None:

@@ -108,7 +108,7 @@ class RowEncoder:
         Raises SchemaMismatchError when a feature is missing or a numeric one holds text.
         """
         try:
-            values: list[Any] = [row[name] for name in self.names]
+            values: list[Any] = [math.nan if (value := row[name]) is None else value for name in self.names]
         except KeyError as error:
             missing = [name for name in self.names if name not in row]
             raise SchemaMismatchError(f"features are missing: {missing}") from error
@@ -118,12 +118,12 @@ class RowEncoder:
         try:
             self._pack(encoded.data, 0, *values)
         except (struct.error, OverflowError):
-            self._pack_with_nulls(encoded, values)
+            self._pack_with_pandas_nulls(encoded, values)
         return encoded
 
-    def _pack_with_nulls(self, encoded: np.ndarray, values: list[Any]) -> None:
-        """Pack nulls as NaN, or raise SchemaMismatchError for a value that is no number."""
-        values = [math.nan if value is None or value is pd.NA else value for value in values]
+    def _pack_with_pandas_nulls(self, encoded: np.ndarray, values: list[Any]) -> None:
+        """Pack pandas' NA as NaN, or raise SchemaMismatchError for a value that is no number."""
+        values = [math.nan if value is pd.NA else value for value in values]
         try:
             self._pack(encoded.data, 0, *values)
         except (struct.error, OverflowError) as error:
