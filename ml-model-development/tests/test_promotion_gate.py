@@ -15,14 +15,16 @@ import pandas as pd
 import pytest
 from conftest import make_contents
 
+from common_ml_utils.base_model_trainer import ModelIdentity
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import DataError, LedgerError, RegistryError
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
+from common_ml_utils.project_gate import run_project_gate
 from common_ml_utils.promotion_evaluation import Evaluation, classifier_evaluation
 from common_ml_utils.promotion_gate import Holdout, Measured, PromotionGate, Verdict, judge
 from common_ml_utils.promotion_guards import ASK, OK, REFUSE, Finding
 from common_ml_utils.release_bundle import ReleaseBundle, write_bundle
-from common_ml_utils.settings import GateSettings
+from common_ml_utils.settings import GateSettings, PlatformSettings
 
 NAME = "parcel-loss-model"
 GATE = GateSettings(metric="auc_roc", floor=0.6, confidence=0.9, resamples=200)
@@ -236,6 +238,21 @@ def test_without_a_challenger_it_is_an_error(
 ) -> None:
     with pytest.raises(RegistryError, match="train one first"):
         gate(FakeRegistry(champion=good), FakeLedger(good), parcels, tmp_path).run()
+
+
+def test_a_registry_that_is_down_is_named_within_seconds(tmp_path: Path) -> None:
+    nowhere = {"host": "127.0.0.1", "port": 1, "name": "none", "user": "none", "password": "none"}
+    databases: dict[str, Any] = {
+        f"{db}_{key}": value for db in ("feature_store_db", "decisions_db") for key, value in nowhere.items()
+    }
+    settings = PlatformSettings(
+        **databases, mlflow_tracking_uri="http://127.0.0.1:1", data_dir=tmp_path, reports_dir=tmp_path
+    )
+    identity = ModelIdentity(NAME, "e", "parcels", ("look", "stop"))
+    project = ParcelProject(lambda candidate: pytest.fail("nothing may be measured"), GATE)
+    with pytest.raises(RegistryError, match=r"http://127\.0\.0\.1:1 does not answer"):
+        run_project_gate(settings, GATE, identity, project)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_promoted_when_the_ledger_can_not_be_written(

@@ -13,8 +13,9 @@ import pytest
 from simulated_training import FEATURES, Problem, contract_of, day, payments, subscribers
 
 from common_ml_utils import classifier_gate
-from common_ml_utils.errors import EmptyWindowError, OneClassLabelsError
-from common_ml_utils.mlflow_utils import CHAMPION
+from common_ml_utils.errors import BundleError, DataError, EmptyWindowError, OneClassLabelsError
+from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
+from common_ml_utils.release_bundle import ReleaseBundle
 
 PROBLEMS = {"fraud-like": payments, "churn-like": subscribers}
 MakeProblem = Callable[[Path], Problem]
@@ -164,3 +165,66 @@ def test_a_holdout_that_can_not_be_measured_moves_nothing(
         problem.judge(resamples=100)
     assert problem.registry.aliases == before
     assert len(problem.ledger.rows()) == 1
+
+
+def break_file(folder: Path, how: str) -> None:
+    path = folder / "preprocessing.json"
+    if how == "half-uploaded":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("alias", [STAGING, CHAMPION])
+@pytest.mark.parametrize("how", ["half-uploaded", "altered"])
+def test_a_broken_bundle_is_an_error_that_moves_nothing(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, alias: str, how: str
+) -> None:
+    problem.train(day(30), seed=1)
+    before = dict(problem.registry.aliases)
+    break_file(problem.folder / f"bundle-{before[alias] - 1}", how)
+
+    def download(model_name: str, wanted: str) -> RegisteredBundle[ReleaseBundle]:
+        version = problem.registry.aliases[wanted]
+        folder = problem.folder / f"bundle-{version - 1}"
+        return RegisteredBundle(model_name, version, ReleaseBundle.load(folder))
+
+    monkeypatch.setattr(problem.registry, "load", download)
+    with pytest.raises(BundleError, match=r"preprocessing\.json"):
+        problem.judge(resamples=100)
+    assert problem.registry.aliases == before
+    assert len(problem.ledger.rows()) == 1
+
+
+def report_parity(problem: Problem, content: str) -> None:
+    path = problem.folder / "reports" / "feature_parity" / "simulated_v1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+
+
+def test_skew_of_served_features_is_refused(problem: Problem) -> None:
+    problem.train(day(30), seed=1)
+    measured = {"date": "2024-02-01", "vectors": 9, "mismatches": 4, "not_recomputed": 0}
+    report_parity(problem, json.dumps({**measured, "by_feature": {"size": 4}}))
+    assert "4 served values of simulated_v1 differ" in refused(problem, "parity")
+
+
+def test_a_parity_report_that_can_not_be_read_is_an_error(problem: Problem) -> None:
+    problem.train(day(30), seed=1)
+    report_parity(problem, '{"mismatches": 0')
+    with pytest.raises(DataError, match=r"simulated_v1\.json can't be read"):
+        problem.judge(resamples=100)
+    assert problem.registry.aliases[CHAMPION] == 1
+
+
+def test_the_champion_itself_is_refused_and_nothing_is_measured(problem: Problem) -> None:
+    problem.registry.aliases[STAGING] = problem.registry.aliases[CHAMPION]
+    assert "the challenger is the champion, byte for byte" in refused(problem, "same bundle")
+
+
+def test_a_slow_model_is_refused(problem: Problem) -> None:
+    problem.train(day(30), seed=1)
+    problem.gate = problem.gate.model_copy(update={"latency_limit_us": 0.001})
+    assert "at most 0 are allowed" in refused(problem, "latency")
