@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,28 +103,29 @@ def errors_of_spark() -> Iterator[None]:
     try:
         yield
     except PySparkException as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        causes = [line for line in lines if line.startswith("common_ml_utils.errors.")]
-        cause = causes[-1].removeprefix("common_ml_utils.errors.") if causes else first_line(error)
+        causes = re.findall(r"^(?:common_ml_utils\.errors\.)?(\w+Error: .+)$", str(error), re.MULTILINE)
+        cause = causes[-1] if causes else first_line(error)
         raise ModelDevelopmentError(f"Spark could not score the rows: {cause}") from error
 
 
 @functools.cache
 def worker(
-    project: BatchProject, version: int, sha256: str
-) -> tuple[Any, FeatureStoreClient, RegisteredBundle]:
+    settings_type: type[PlatformSettings], model_name: str, version: int, sha256: str
+) -> tuple[PlatformSettings, FeatureStoreClient, RegisteredBundle]:
     """Return settings, feature store and champion of this process, made once."""
-    settings: PlatformSettings = project.settings()
-    champion = ModelRegistry(settings.mlflow_tracking_uri).load_version(project.model_name, version)
+    settings = settings_type()
+    champion = ModelRegistry(settings.mlflow_tracking_uri).load_version(model_name, version)
     if champion.bundle.sha256 != sha256:
-        raise RegistryError(f"{project.model_name} version {version} is not the bundle this run began with")
+        raise RegistryError(f"{model_name} version {version} is not the bundle this run began with")
     return settings, FeatureStoreClient(settings.feature_store_db), champion
 
 
 def _score_chunks(
     job: ChunkJob, chunks: Sequence[Chunk], ended: Any, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    settings, client, champion = worker(job.project, job.model_version, job.bundle_sha256)
+    settings, client, champion = worker(
+        job.project.settings, job.project.model_name, job.model_version, job.bundle_sha256
+    )
     for batch in batches:
         for position in batch.column(0).to_pylist():
             chunk = chunks[position]
@@ -135,7 +137,7 @@ def _score_chunks(
 def _score_batches(
     project: BatchProject, version: int, sha256: str, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    champion = worker(project, version, sha256)[2]
+    champion = worker(project.settings, project.model_name, version, sha256)[2]
     for batch in batches:
         yield score_batch(project, champion, batch)
 
