@@ -17,17 +17,18 @@ from common_ml_utils.native_models import LightGBMModel, NativeModel, XGBoostMod
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import ReasonCode
 
-NAMES = ["amount", "night", "risk_1d", "risk_7d", "visits"]
+NAMES = ["amount", "night", "risk_1d", "risk_30d", "risk_7d", "visits"]
 CODES = {
     "amount": ReasonCode(code="AMOUNT", text="The amount is unusual"),
     "night": ReasonCode(code="NIGHT", text="It was night"),
     "risk_1d": ReasonCode(code="RISK", text="The place is risky"),
+    "risk_30d": ReasonCode(code="RISK", text="The place is risky"),
     "risk_7d": ReasonCode(code="RISK", text="The place is risky"),
     "visits": ReasonCode(code="VISITS", text="Few visits"),
 }
 ROWS = st.lists(
     st.lists(
-        st.sampled_from([-2.0, -0.3, 0.0, 0.1, 0.5, 0.7, 3.0]) | st.floats(-5, 5), min_size=5, max_size=5
+        st.sampled_from([-2.0, -0.3, 0.0, 0.1, 0.5, 0.7, 3.0]) | st.floats(-5, 5), min_size=6, max_size=6
     ),
     min_size=1,
     max_size=6,
@@ -35,7 +36,7 @@ ROWS = st.lists(
 
 
 def test_reasons_by_hand() -> None:
-    contributions = np.array([[1.0, -0.5, 0.6, 0.6, 0.1]])
+    contributions = np.array([[1.0, -0.5, 0.6, 0.2, 0.4, 0.1]])
     [reasons] = ReasonCodes(NAMES, CODES).reasons(contributions)
     assert [(reason.code, round(reason.contribution, 9)) for reason in reasons] == [
         ("RISK", 1.2),
@@ -45,16 +46,16 @@ def test_reasons_by_hand() -> None:
 
 
 def test_features_that_cancel_out_are_no_reason() -> None:
-    [reasons] = ReasonCodes(NAMES, CODES).reasons(np.array([[0.0, 0.0, 2.0, -2.5, 0.0]]))
+    [reasons] = ReasonCodes(NAMES, CODES).reasons(np.array([[0.0, 0.0, 2.0, -2.5, 0.0, 0.0]]))
     assert reasons == []
 
 
 def test_ties_go_by_code() -> None:
-    [reasons] = ReasonCodes(NAMES, CODES).reasons(np.array([[0.7, 0.7, 0.0, 0.7, 0.7]]))
+    [reasons] = ReasonCodes(NAMES, CODES).reasons(np.array([[0.7, 0.7, 0.0, 0.0, 0.7, 0.7]]))
     assert [reason.code for reason in reasons] == ["AMOUNT", "NIGHT", "RISK"]
 
 
-@given(ROWS, st.permutations(range(5)))
+@given(ROWS, st.permutations(range(6)))
 def test_the_order_of_features_does_not_matter(rows: list[list[float]], order: list[int]) -> None:
     contributions = np.array(rows)
     straight = ReasonCodes(NAMES, CODES)
@@ -159,7 +160,7 @@ def test_the_most_moving_names_come_first() -> None:
 
 def test_agreement_counts_rows_with_a_reason() -> None:
     codes = ReasonCodes(NAMES, CODES)
-    quiet, loud = np.full((1, 5), -1.0), np.array([[1.0, 0, 0, 0, 0]])
+    quiet, loud = np.full((1, 6), -1.0), np.array([[1.0, 0, 0, 0, 0, 0]])
     assert top_code_agreement(codes, np.vstack([quiet, loud]), np.vstack([quiet, loud])) == 1
     assert top_code_agreement(codes, np.vstack([loud, loud]), np.vstack([quiet, loud])) == 0.5
     assert np.isnan(top_code_agreement(codes, quiet, quiet))
