@@ -22,15 +22,16 @@ def jaccard_similarity(training: csr_matrix) -> csr_matrix:
     >>> jaccard_similarity(csr_matrix(np.array([[1.0, 1.0], [1.0, 0.0]]))).toarray().tolist()
     [[1.0, 0.5], [0.5, 1.0]]
     """
-    both = (training.T @ training).tocoo()
-    each = _support(training)
-    either = each[both.row] + each[both.col] - both.data
-    return csr_matrix((both.data / either, (both.row, both.col)), shape=both.shape)
+    both = (training.T @ training).tocsr()
+    each = _support(training).astype(both.dtype)
+    rows = np.repeat(each, np.diff(both.indptr))  # the ratings of each entry's own movie
+    shared = both.data / (rows + each[both.indices] - both.data)
+    return csr_matrix((shared, both.indices, both.indptr), shape=both.shape)
 
 
 def sar_scores(training: csr_matrix, histories: csr_matrix) -> np.ndarray:
     """Return the affinity of each history for every movie, shape (viewers, movies)."""
-    return (histories.astype(np.float64) @ jaccard_similarity(training)).toarray()
+    return (histories @ jaccard_similarity(training)).toarray()
 
 
 def genre_popularity(training: csr_matrix, genres: np.ndarray, cold: np.ndarray) -> np.ndarray:

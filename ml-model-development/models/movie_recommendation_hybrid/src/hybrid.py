@@ -97,12 +97,17 @@ def choose_blend(
     nobody = csr_matrix(histories.shape, dtype=histories.dtype)
     trials: list[Trial] = []
 
+    measured: dict[tuple[str, BlendWeights], float] = {}
+
     def measure(audience: str, blend: BlendWeights) -> float:
+        if (audience, blend) in measured:
+            return measured[audience, blend]
         known = nobody if audience == NEW_VIEWER else histories
         scores = with_blend(model, blend).scores([movie_ids[seen] for seen in histories_of(known)])
         lists = top_lists(scores, histories)
         ndcg = float(viewer_measures(Lists(lists, relevant))[f"ndcg_at_{K}"].mean())
         trials.append(Trial(audience, blend, ndcg))
+        measured[audience, blend] = ndcg
         return ndcg
 
     start = BlendWeights(
