@@ -32,7 +32,7 @@ FOLDER = "model_card"
 CARD_JSON = f"{FOLDER}/model_card.json"
 SLICE_COLUMNS = (
     *("rows", "positives", "base rate", "AUC ROC", "average precision"),
-    *("calibration error", "score - rate"),
+    "calibration error",
 )
 RATE_COLUMNS = ("alert rate", "false positive rate", "recall")
 
@@ -397,7 +397,6 @@ def groups_blocks(card: Card) -> list[Block]:
             ranged(part.auc_roc, digits=2),
             ranged(part.average_precision, digits=2),
             DASH if part.calibration_error is None else f"{part.calibration_error:.3f}",
-            ranged(part.calibration_bias, signed=True),
         ]
         for part in slices
     ]
@@ -407,6 +406,7 @@ def groups_blocks(card: Card) -> list[Block]:
             ranged(part.alert_rate, percent=True),
             ranged(part.false_positive_rate, percent=True),
             ranged(part.recall, percent=True),
+            ranged(part.calibration_bias, signed=True),
         ]
         for part in slices
     ]
@@ -429,8 +429,8 @@ def groups_blocks(card: Card) -> list[Block]:
         ),
         _some_plots(card, {"slices": "Average precision and false positive rate of each group"}),
         Text(f"Acting on scores from {first.threshold:.4f} ({first.name}) on:"),
-        Table(["group", *RATE_COLUMNS], rates),
-        Text("The same as ratios to all rows outside the group:"),
+        Table(["group", *RATE_COLUMNS, "mean score - observed rate"], rates),
+        Text("The rates as ratios to those of all rows outside the group:"),
         Table(["group", *RATE_COLUMNS], ratios),
         Text(
             f"A ratio counts as uneven when its whole interval lies outside of {EVEN[0]} to {EVEN[1]} (four "
