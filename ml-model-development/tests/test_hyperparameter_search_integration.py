@@ -29,7 +29,7 @@ from common_ml_utils.settings import PlatformSettings
 pytestmark = pytest.mark.integration
 
 TESTS = Path(__file__).parent
-PATIENCE = 120
+PATIENCE = 300
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_search_killed_in_the_middle_goes_on_where_it_was(
 def test_two_workers_share_a_study_and_its_runs_are_logged_once(
     stack: PlatformSettings, schema: str, study_name: str, start: Start
 ) -> None:
-    workers = [start("--trials", "12", "--seconds-a-step", "0.05") for _ in range(2)]
+    workers = [start("--trials", "10", "--seconds-a-step", "0.05") for _ in range(2)]
     answers = [worker.communicate(timeout=PATIENCE) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], answers
     ran = [{int(n) for n in re.findall(r"^trial (\d+):", said, re.MULTILINE)} for _, said in answers]
@@ -157,7 +157,7 @@ def test_two_workers_share_a_study_and_its_runs_are_logged_once(
     assert ran[1]
     assert not ran[0] & ran[1]
     assert ran[0] | ran[1] == finished
-    assert 12 <= len(finished) <= 13, "two workers may both see room for the last trial"
+    assert 10 <= len(finished) <= 11, "two workers may both see room for the last trial"
     assert len({tuple(sorted(t.params.items())) for t in trials}) == len(trials), "a suggestion came twice"
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert pruned

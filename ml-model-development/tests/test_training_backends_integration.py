@@ -105,6 +105,8 @@ def test_the_distributed_fit_equals_the_local_one(
     there = XGBoostModel(backend.train_xgboost(PARAMETERS, *rows, ROUNDS))
     read = XGBoostModel.from_bytes(there.to_bytes())
     scores = read.scores(unseen[0])
+    assert read.booster.feature_names is None
+    assert read.contributions(unseen[0][:5]).shape == (5, 8)
     assert np.abs(scores - here).max() <= SCORES_WITHIN
     assert average_precision_score(unseen[1], scores) == pytest.approx(
         average_precision_score(unseen[1], here), abs=AP_WITHIN

@@ -76,9 +76,12 @@ class SparkBackend(TrainingBackend):
                 verbose=False,
                 **passed,
             )
-            return estimator.fit(table).get_booster()
+            booster = estimator.fit(table).get_booster()
         except (PySparkException, Py4JError, ValueError, RuntimeError) as error:
             raise BackendError(f"Spark did not fit the model: {cause_of(error)}") from error
+        # A local fit knows no names either: the order of features stands in the bundle.
+        booster.feature_names = booster.feature_types = None
+        return booster
 
     def train_lightgbm(
         self,
