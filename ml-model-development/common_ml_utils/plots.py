@@ -203,9 +203,9 @@ def metric_history(
 
 
 def _is_skewed(values: np.ndarray) -> bool:
-    """Tell whether the largest values stand far from the middle ones."""
+    """Tell whether the largest values stand far from the middle ones; shares and flags never do."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.99])
-    return bool(high - middle > 8 * max(middle - low, 1e-9))
+    return bool(np.abs(values).max() > 1 and high - middle > 8 * max(middle - low, 1e-9))
 
 
 def _short(text: str, length: int = 14) -> str:
