@@ -250,6 +250,7 @@ def payments(folder: Path, days: int = 60, seed: int = 1) -> Problem:
             "objective": "binary:logistic",
             "max_depth": 3,
             "eta": 0.2,
+            "min_child_weight": 5,
             "subsample": 0.8,
             "seed": seed,
             "nthread": 1,
@@ -261,7 +262,7 @@ def payments(folder: Path, days: int = 60, seed: int = 1) -> Problem:
     return Problem(MemoryStore(truth, 2), gate, interval, split, seen, fit, folder)
 
 
-def subscribers(folder: Path, rows: int = 7000, seed: int = 2) -> Problem:
+def subscribers(folder: Path, rows: int = 6000, seed: int = 2) -> Problem:
     """Churn-like: one subscriber in four leaves, every fifth is held out for good; more join with time."""
     truth = made_up(rows, rows, -5.2, seed)
     truth["customer_id"] = truth["row_id"]
@@ -287,7 +288,7 @@ def subscribers(folder: Path, rows: int = 7000, seed: int = 2) -> Problem:
         parameters = {
             "objective": "binary",
             "num_leaves": 4,
-            "learning_rate": 0.2,
+            "learning_rate": 0.3,
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
             "seed": seed,
@@ -295,7 +296,7 @@ def subscribers(folder: Path, rows: int = 7000, seed: int = 2) -> Problem:
             "verbosity": -1,
         }
         data = lightgbm.Dataset(matrix, labels, categorical_feature=[3])
-        return LightGBMModel(lightgbm.train(parameters, data, num_boost_round=30))
+        return LightGBMModel(lightgbm.train(parameters, data, num_boost_round=20))
 
     gate = GateSettings(metric="auc_roc", floor=0.6, staleness_days=31)
     return Problem(MemoryStore(truth, 2), gate, interval, split, seen, fit, folder)

@@ -27,10 +27,13 @@ def _few_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier_gate, "CALLS_A_ROUND", 5)
 
 
-@pytest.fixture(params=list(PROBLEMS))
+BOTH = pytest.mark.parametrize("problem", list(PROBLEMS), indirect=True)
+
+
+@pytest.fixture
 def problem(request: pytest.FixtureRequest, tmp_path: Path) -> Problem:
     """A champion as of day 28, and the clock at day 30."""
-    problem = PROBLEMS[request.param](tmp_path)
+    problem = PROBLEMS[getattr(request, "param", "churn-like")](tmp_path)
     problem.store.now = day(28)
     problem.train(day(28))
     assert problem.judge(resamples=100).decision == "promote"
@@ -79,6 +82,7 @@ def refused(problem: Problem, guard: str) -> str:
     return str(reasons[guard])
 
 
+@BOTH
 def test_one_percent_of_flipped_labels_is_refused(problem: Problem) -> None:
     problem.train(day(30), loaded=flip(0.01))
     assert "are not those of the label store" in refused(problem, "labels")
@@ -89,6 +93,7 @@ def test_labels_flipped_only_for_the_fit_are_refused(problem: Problem) -> None:
     assert "the training set has" in refused(problem, "training set")
 
 
+@BOTH
 @pytest.mark.parametrize("where", ["loaded", "fitted", "tables"])
 def test_a_feature_scaled_by_ten_is_refused(problem: Problem, where: str) -> None:
     if where == "tables":
@@ -100,6 +105,7 @@ def test_a_feature_scaled_by_ten_is_refused(problem: Problem, where: str) -> Non
     assert "size" in refused(problem, guard)
 
 
+@BOTH
 @pytest.mark.parametrize("where", ["loaded", "tables"])
 def test_a_leaked_column_is_refused(problem: Problem, where: str) -> None:
     if where == "tables":
