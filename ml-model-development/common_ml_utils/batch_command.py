@@ -8,16 +8,17 @@ import time
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 
 from common_ml_utils.batch_parquet import score_parquet
 from common_ml_utils.batch_prediction import (
     CHUNK_ROWS,
     BatchPrediction,
     BatchProject,
-    ScoringEngine,
     load_champion,
 )
 from common_ml_utils.command_line import run_command
+from common_ml_utils.errors import BackendError
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import ModelRegistry
 from common_ml_utils.settings import PlatformSettings
@@ -39,7 +40,7 @@ def batch_command(project: BatchProject, arguments: Sequence[str] | None = None)
         start = time.perf_counter()
         if options.date:
             client = FeatureStoreClient(settings.feature_store_db)
-            engine = (lambda _: spark_engine(settings)) if options.engine == "spark" else None
+            engine = spark().SparkEngine(distribution(settings)) if options.engine == "spark" else None
             outcome = BatchPrediction(
                 project, settings, registry, client, chunk_rows=options.chunk_rows, engine=engine
             ).predict(options.date)
@@ -52,9 +53,7 @@ def batch_command(project: BatchProject, arguments: Sequence[str] | None = None)
         else:
             champion = load_champion(registry, project.model_name)
             if options.engine == "spark":
-                from common_ml_utils.batch_spark import score_parquet_on_spark
-
-                rows = score_parquet_on_spark(
+                rows = spark().score_parquet_on_spark(
                     project, champion, options.input, options.out, distribution(settings)
                 )
             else:
@@ -107,8 +106,14 @@ def distribution(settings: PlatformSettings) -> DistributionSettings:
     return getattr(settings, "distribution", DistributionSettings())
 
 
-def spark_engine(settings: PlatformSettings) -> ScoringEngine:
-    """Return Spark as engine; it is imported only when asked for."""
-    from common_ml_utils.batch_spark import SparkEngine
+def spark() -> ModuleType:
+    """Return the module that runs on Spark; it is imported only when asked for, as images do without."""
+    try:
+        import pyspark  # noqa: F401 (tried, to tell its absence from an error of our own)
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"--engine spark needs a package that is not installed here: {error.name}"
+        ) from error
+    from common_ml_utils import batch_spark
 
-    return SparkEngine(distribution(settings))
+    return batch_spark

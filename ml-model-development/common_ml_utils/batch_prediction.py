@@ -135,14 +135,14 @@ class BatchOutcome:
 
 @dataclass
 class BatchPrediction:
-    """One run of a project's batch prediction; `engine` decides where chunks are scored."""
+    """One run of a project's batch prediction; `engine` scores the chunks, by default this process."""
 
     project: BatchProject
     settings: PlatformSettings
     registry: ModelRegistry
     client: FeatureStoreClient
     chunk_rows: int = CHUNK_ROWS
-    engine: Callable[[RegisteredBundle], ScoringEngine] | None = None
+    engine: ScoringEngine | None = None
 
     def predict(self, day: date) -> BatchOutcome:
         """Score a day and publish it, replacing what was there; a day is published whole or not at all."""
@@ -154,9 +154,7 @@ class BatchPrediction:
             identity = run_identity(self.client, contract, plan, champion)
             staged = run.begin(identity)
             job = ChunkJob(project, champion.version, champion.bundle.sha256, day, run.run_id)
-            engine = (
-                self.engine(champion) if self.engine else LocalEngine(self.settings, self.client, champion)
-            )
+            engine = self.engine or LocalEngine(self.settings, self.client, champion)
             pending = [chunk for chunk in plan.chunks if chunk.number not in staged]
             continued = sum(staged.values())
             with progress(plan.rows, continued, f"{project.model_name} {day}", project.rows_named) as done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -31,6 +32,7 @@ from common_ml_utils.batch_prediction import (
 from common_ml_utils.batch_scores import BATCH_SCORES, json_texts
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import (
+    BackendError,
     DataError,
     EmptyWindowError,
     ModelDevelopmentError,
@@ -245,6 +247,14 @@ def test_a_file_that_is_no_parquet_or_not_there_is_one_clear_error(
 def test_wrong_arguments_are_a_usage_error(arguments: list[str], project: BatchProject) -> None:
     with pytest.raises(SystemExit, match="2"):
         batch_command.parse(project, arguments)
+
+
+def test_spark_where_it_is_not_installed_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    with pytest.raises(
+        BackendError, match="--engine spark needs a package that is not installed here: pyspark"
+    ):
+        batch_command.spark()
 
 
 def test_record_batches_keep_their_other_columns_types(

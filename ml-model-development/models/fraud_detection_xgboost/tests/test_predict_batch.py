@@ -237,7 +237,7 @@ def spark() -> Iterator[None]:
 @pytest.mark.usefixtures("spark")
 def test_spark_gives_the_same_scores_into_the_table_and_into_files(stack: Stack, tmp_path: Path) -> None:
     distribution = DistributionSettings()
-    outcome = stack.prediction(engine=lambda _: SparkEngine(distribution)).predict(stack.day)
+    outcome = stack.prediction(engine=SparkEngine(distribution)).predict(stack.day)
     expected = stack.champion.bundle.score_frame(stack.vectors)
     published = stack.scores()
     assert outcome.rows == len(expected) == len(published)
