@@ -28,10 +28,9 @@ from common_ml_utils.command_line import run_command, utc_time
 from common_ml_utils.data_schemas.training_data_contract import FeatureServiceContract
 from common_ml_utils.evaluation_utils import (
     METRICS,
+    Ranking,
     expected_calibration_error,
     paired_bootstrap,
-    weighted_auc_roc,
-    weighted_average_precision,
 )
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.preprocessing import Preprocessing
@@ -218,15 +217,16 @@ def intervals(
 
     A resample's calibration error holds the noise of the draw too, so its interval lies a little high.
     """
-    rng = np.random.default_rng(seed)
-    drawn: dict[str, list[float]] = {"auc_roc": [], "average_precision": [], "calibration_error": []}
-    for _ in range(resamples):
+    rng, ranking = np.random.default_rng(seed), Ranking.of(labels, scores)
+    drawn = np.empty((resamples, 3))
+    for resample in drawn:
         rows = rng.integers(0, len(labels), len(labels))
         weights = np.bincount(rows, minlength=len(labels))[None, :].astype(np.float64)
-        drawn["auc_roc"].append(float(weighted_auc_roc(labels, scores, weights)[0]))
-        drawn["average_precision"].append(float(weighted_average_precision(labels, scores, weights)[0]))
-        drawn["calibration_error"].append(expected_calibration_error(labels[rows], scores[rows]))
-    return {name: np.quantile(sample, [0.025, 0.975]).tolist() for name, sample in drawn.items()}
+        resample[:2] = ranking.measures(weights)[0]
+        resample[2] = expected_calibration_error(labels[rows], scores[rows])
+    bounds = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    names = ("auc_roc", "average_precision", "calibration_error")
+    return {name: bounds[:, i].tolist() for i, name in enumerate(names)}
 
 
 @dataclass(frozen=True)

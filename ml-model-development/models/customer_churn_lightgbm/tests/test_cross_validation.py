@@ -63,7 +63,7 @@ def test_the_nested_run_chooses_and_calibrates_on_fit_rows_alone(
 
 
 def test_a_report_stands_the_recipe_beside_logistic_regression(tmp_path: Path) -> None:
-    measured = measure(subject(make_subscribers(600)), repeats=2, with_nested=False, resamples=100)
+    measured = measure(subject(make_subscribers(600)), repeats=2, with_nested=False, resamples=40)
     measured.write(tmp_path, "Churn", targets=False)
     report = json.loads((tmp_path / "cross_validation.json").read_text())
     assert report["rows"] == 600

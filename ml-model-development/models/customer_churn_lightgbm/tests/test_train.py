@@ -14,6 +14,7 @@ from src.data_loader import KEY, split_holdout
 from src.evaluate import SOURCE
 from src.train import churn_action_costs, fit_lightgbm
 
+from common_ml_utils import base_model_trainer
 from common_ml_utils.classifier_gate import ClassifierProject
 from common_ml_utils.errors import DataError, ModelDevelopmentError
 from common_ml_utils.training_sets import TrainingSetStore
@@ -40,8 +41,12 @@ def test_the_report_holds_every_fold(trained: Trained) -> None:
 
 
 def test_the_same_data_and_seed_give_the_same_bytes(
-    trained: Trained, settings: ChurnTrainingSettings, subscribers: pd.DataFrame
+    trained: Trained,
+    settings: ChurnTrainingSettings,
+    subscribers: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(base_model_trainer, "model_plots", lambda *_: {})  # they take seconds
     registry = FakeRegistry()
     run_training(settings, FakeFeatureStore(subscribers), registry)
     again, before = registry.registered[0][2], trained.registry.registered[0][2]

@@ -16,6 +16,7 @@ from src.config import ChurnFolds
 from src.cross_validation import Subject, intervals, repeated
 from src.csv_schema import read_csv, read_schema
 
+from common_ml_utils import base_model_trainer
 from common_ml_utils.errors import DataError, SchemaMismatchError
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import ReleaseBundle
@@ -64,7 +65,11 @@ def run(folder: Path, csv: Path, schema: Path) -> int:
     return train_csv.main(arguments)
 
 
-def test_a_file_becomes_a_bundle_a_card_and_a_comparison(tmp_path: Path) -> None:
+def test_a_file_becomes_a_bundle_a_card_and_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The trainer's plots take seconds; another training of these tests draws them.
+    monkeypatch.setattr(base_model_trainer, "model_plots", lambda *_: {})
     schema = read_schema(write_schema(tmp_path))
     train_csv.train_csv(schema, write_csv(tmp_path, rows()), tmp_path / "out", repeats=1, resamples=20)
     bundle = ReleaseBundle.load(tmp_path / "out" / "bundle")
