@@ -56,6 +56,27 @@ def test_a_null_feature_of_a_batch_score_is_a_null_feature() -> None:
     assert decide(row, engine).decision == "approve"
 
 
+@pytest.mark.parametrize(
+    ("score", "contract_kind", "decision", "reason"),
+    [
+        (0.8, "Two year", "offer", "HIGH_CHURN_SCORE"),
+        (0.5, "Month-to-month", "contact", "MONTH_TO_MONTH_CONTRACT"),
+        (0.1, "Month-to-month", "none", "LOW_CHURN_RISK"),
+    ],
+)
+def test_subscribers_are_decided_by_the_policy_of_their_service(
+    score: float, contract_kind: str, decision: str, reason: str
+) -> None:
+    """A batch row of churn has text among its features, whole numbers, and no request."""
+    policy = load_policy(find_policy(SERVICES / "customer_churn_api" / "policies"))
+    features = dict.fromkeys(contract("customer_churn_v1").feature_names)
+    features |= {"subscriber_contract": contract_kind, "subscriber_tenure_months": 40}
+    row = BatchScore("7", 1, "x", {"subscriber_id": 7}, {}, features, score)
+    verdict = decide(row, LabelEngine(policy, {"contact": 0.3, "offer": 0.7}))
+    assert verdict.decision == decision
+    assert reason in verdict.reason_codes
+
+
 def test_an_unknown_service_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--service", "nobody", "--date", "2026-01-31"])
