@@ -7,12 +7,14 @@ import threading
 from typing import Any
 
 import lightgbm
+import numba
 import numpy as np
 import pytest
 import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common_ml_utils import fast_trees
 from common_ml_utils.errors import BundleError
 from common_ml_utils.fast_trees import Forest, Trees, forest_of
 from common_ml_utils.native_models import LightGBMModel, NativeModel, XGBoostModel
@@ -137,6 +139,23 @@ def test_threads_do_not_disturb_each_other() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_where_no_cache_can_be_written_the_loops_are_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiler, asked = numba.njit, []
+
+    def read_only(**options: Any) -> Any:
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return compiler(**options)
+
+    monkeypatch.setattr(numba, "njit", read_only)
+    doubled = fast_trees._compiled(lambda value: 2 * value)
+    assert doubled(21) == 42
+    assert asked == [{"cache": True, "nogil": True}, {"nogil": True}]
 
 
 @pytest.mark.parametrize("shape", [(FEATURES - 1,), (FEATURES + 1,), (1, FEATURES)])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import SchemaMismatchError
-from common_ml_utils.preprocessing import PreprocessedFeature, Preprocessing
+from common_ml_utils.preprocessing import PreprocessedFeature, Preprocessing, RowEncoder
 
 PREPROCESSING = Preprocessing(
     features=(
@@ -66,3 +66,17 @@ def test_a_missing_feature_and_text_for_a_number_are_refused() -> None:
 
 def test_it_survives_its_own_json() -> None:
     assert Preprocessing.model_validate_json(PREPROCESSING.model_dump_json()) == PREPROCESSING
+
+
+def test_a_row_takes_every_kind_of_null_and_no_text_that_looks_like_a_number() -> None:
+    encode = RowEncoder(PREPROCESSING).encode
+    values: list[Any] = [None, pd.NA, np.nan, float("nan")]
+    for null in values:
+        assert np.isnan(encode({"weight": null, "carrier": None})).all()
+    values = [2, 2.0, np.float32(2), np.int64(2)]
+    for number in values:
+        assert encode({"weight": number, "carrier": None})[0] == 2.0
+    values = ["2.0", "", b"2", [2.0], 10**400]
+    for stranger in values:
+        with pytest.raises(SchemaMismatchError, match="weight: not numeric"):
+            encode({"weight": stranger, "carrier": None})
