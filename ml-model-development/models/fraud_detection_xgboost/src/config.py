@@ -39,6 +39,8 @@ class FraudHyperparameters(BaseModel):
     reg_lambda: float = Field(default=1.0, ge=0)
     tree_method: Literal["hist", "exact"] = "hist"
     max_bin: int = Field(default=4096, gt=1)
+    base_score: float | None = Field(default=None, gt=0, lt=1)
+    """Where scores start: the share of frauds unless set; 0.5 was the default of releases before 2.0."""
     seed: int = 0
     n_jobs: int = Field(default=1, gt=0)
     """One thread fits 270,000 rows in 3 s; on busy machines more threads wait for each other."""

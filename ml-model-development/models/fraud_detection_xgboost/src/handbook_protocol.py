@@ -256,6 +256,7 @@ def kinds() -> tuple[Kind, ...]:
                 "colsample_bytree": 1,
                 "min_child_weight": 1,
                 "tree_method": "exact",
+                "base_score": 0.5,
             },
             [
                 {**slow, "max_depth": depth, "min_child_weight": weight, "colsample_bytree": columns}

@@ -84,41 +84,32 @@ def result_lines(measured: Measured) -> list[dict[str, Any]]:
 
 
 def comparison_rows(measured: Measured, protocol: str) -> list[list[Any]]:
-    """Return a table's rows: the model, then for each measure the published figure and ours."""
-    figures = measured.figures(protocol)
-    rows = []
-    for kind in dict.fromkeys([*next(iter(figures.values())), *published()["published"][protocol]]):
-        row: list[Any] = [kind]
-        theirs = published()["published"][protocol].get(kind, {})
-        for measure in MEASURES:
-            row += [_three(theirs.get(measure))]
-            row += [_three(figures[name].get(kind, {}).get(measure)) for name in figures]
-        rows.append(row)
-    return rows
+    """Return a table's rows: for each model the published figures, then ours by definition of features."""
+    figures = {"published": published()["published"][protocol], **measured.figures(protocol)}
+    ours = next(iter(measured.figures(protocol).values()))
+    return [
+        [
+            kind,
+            who if who == "published" else f"ours, {who}",
+            *(_three(values[kind][measure]) for measure in MEASURES),
+        ]
+        for kind in dict.fromkeys([*ours, *figures["published"]])
+        for who, values in figures.items()
+        if kind in values
+    ]
 
 
-def comparison_columns(measured: Measured) -> list[str]:
-    """Return the columns of `comparison_rows`."""
-    ours = [f"ours, {name}" for name in measured.single]
-    return ["model", *(f"{NAMES[measure]}, {who}" for measure in MEASURES for who in ("published", *ours))]
+COLUMNS = ["model", "whose", *NAMES.values()]
 
 
 def terminal_table(measured: Measured, protocol: str) -> str:
-    """Return the comparison as text for people: one line a model, three figures a measure."""
-    definitions = list(measured.single)
-    width = 26
-    head = "".join(f"{NAMES[measure]:>{width}}" for measure in MEASURES)
-    lines = [
-        f"{protocol} (each: published | {' | '.join(definitions)})",
-        f"{'':22}{head}",
-    ]
-    for row in comparison_rows(measured, protocol):
-        per_measure = len(definitions) + 1
-        cells = [row[1 + i * per_measure : 1 + (i + 1) * per_measure] for i in range(len(MEASURES))]
-        lines.append(
-            f"{row[0]:22}"
-            + "".join(f"{' | '.join(cell or '   -' for cell in part):>{width}}" for part in cells)
-        )
+    """Return the comparison as text for people."""
+    lines = [protocol, f"{'':24}{'':28}" + "".join(f"{name:>20}" for name in NAMES.values())]
+    last = ""
+    for kind, who, *values in comparison_rows(measured, protocol):
+        shown = kind if kind != last else ""
+        lines.append(f"{shown:24}{who:28}" + "".join(f"{value:>20}" for value in values))
+        last = kind
     return "\n".join(lines)
 
 
@@ -138,7 +129,6 @@ def page(measured: Measured, date: str) -> Page:
         )
     else:
         summary = Note("warning", ["A scaled-down set: the published figures are not comparable."])
-    columns = comparison_columns(measured)
     return Page(
         title="The Fraud Detection Handbook, reproduced",
         subtitle=f"Our models beside the published figures. {date}, data {measured.dataset_id[:12]}",
@@ -147,7 +137,7 @@ def page(measured: Measured, date: str) -> Page:
             Section(
                 "Single split: models as they come",
                 [
-                    Table(columns, comparison_rows(measured, SINGLE)),
+                    Table(COLUMNS, comparison_rows(measured, SINGLE)),
                     Text("Learned from 25 to 31 July 2018, measured on 8 to 14 August.", caption=True),
                     Plots({"single": bars_plot(measured, SINGLE), "curves": curves_plot(measured)}),
                 ],
@@ -155,7 +145,7 @@ def page(measured: Measured, date: str) -> Page:
             Section(
                 "Prequential: four weeks, tuned on earlier weeks",
                 [
-                    Table(columns, comparison_rows(measured, PREQUENTIAL)),
+                    Table(COLUMNS, comparison_rows(measured, PREQUENTIAL)),
                     Text(
                         "Means of four test weeks. As published, each measure has its own choice of"
                         " parameters, made on four tuning folds whose labels are known when the first test"
@@ -205,7 +195,8 @@ def bars_plot(measured: Measured, protocol: str) -> bytes:
         axes.set_ylim(max(0.0, low - 0.6 * (high - low) - 0.02), high + 0.25 * (high - low) + 0.01)
         axes.set_xticks(range(len(kinds)), [kind.replace(" ", "\n") for kind in kinds])
         axes.set_title(NAMES[measure])
-    panels[0].legend(fontsize=8, loc="lower right")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=3)
     panels[0].set_ylabel("axis does not start at 0", fontsize=8)
     return png(figure)
 
@@ -233,7 +224,8 @@ def folds_plot(measured: Measured) -> bytes:
         kinds_named = [kind.replace(" ", "\n") for kind in next(iter(measured.tuned.values()))]
         axes.set_xticks(range(len(kinds_named)), kinds_named)
         axes.set_title(f"{NAMES[measure]}, each test week")
-    panels[0].legend(fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=2)
     panels[0].set_ylabel("bar: our mean, dotted: published", fontsize=8)
     return png(figure)
 

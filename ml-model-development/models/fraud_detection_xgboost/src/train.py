@@ -49,14 +49,14 @@ class FraudTrainer(BaseModelTrainer):
             settings.reports_dir,
             settings.data_dir,
             {
-                **settings.hyperparameters.model_dump(),
+                **settings.hyperparameters.model_dump(exclude_none=True),
                 **settings.windows.model_dump(),
                 "training_backend": settings.backend,
             },
         )
         self.settings = settings
         self.backend = training_backend(settings.backend, settings.distribution)
-        self.backend.check_xgboost(settings.hyperparameters.model_dump())
+        self.backend.check_xgboost(settings.hyperparameters.model_dump(exclude_none=True))
         self.client = client
         self.as_of = as_of
 
@@ -125,7 +125,9 @@ def fit_xgboost(
 ) -> XGBoostModel:
     """Fit `binary:logistic` trees, here unless a backend is given; same input and seed, same model bytes."""
     backend = backend or TrainingBackend()
-    settings = parameters.model_dump(exclude={"n_estimators", "learning_rate", "n_jobs", "max_bin"})
+    settings = parameters.model_dump(
+        exclude={"n_estimators", "learning_rate", "n_jobs", "max_bin"}, exclude_none=True
+    )
     settings |= {
         "objective": "binary:logistic",
         "eta": parameters.learning_rate,

@@ -149,3 +149,14 @@ def test_exact_splits_are_a_setting() -> None:
     matrix, labels = rng.random((200, 3)), rng.integers(0, 2, 200)
     exact = FraudHyperparameters(tree_method="exact", n_estimators=3)
     assert len(fit_xgboost(matrix, labels, exact).scores(matrix)) == 200
+
+
+def test_scores_may_start_at_a_half_as_in_earlier_releases() -> None:
+    rng = np.random.default_rng(1)
+    matrix, labels = rng.random((500, 3)), (rng.random(500) < 0.05).astype(int)
+    shared, half = (
+        fit_xgboost(matrix, labels, FraudHyperparameters(n_estimators=1, learning_rate=1e-6, base_score=base))
+        for base in (None, 0.5)
+    )
+    assert shared.scores(matrix).mean() == pytest.approx(labels.mean(), abs=0.002)
+    assert half.scores(matrix).mean() == pytest.approx(0.5, abs=1e-3)
