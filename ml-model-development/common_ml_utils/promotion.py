@@ -1,6 +1,6 @@
 """Approve, roll back and read the ledger: `python -m common_ml_utils.promotion`.
 
-    ledger verify                    the chain, and the aliases against it; exit 1 where something differs
+    ledger verify [--model M]        the chain, and the aliases against it; exit 1 where something differs
     ledger show [--model M] [--last N]
     ledger at TIME [--model M]       what was in production then (UTC)
     approve --model M --by NAME --reason TEXT [--as-found]
@@ -146,25 +146,27 @@ def roll_back(registry: Aliases, ledger: Book, model_name: str, by: str, reason:
 
 
 def problems_of(
-    rows: Sequence[Mapping[str, Any]],
-    champions: Mapping[str, int],
-    reported: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]], champions: Mapping[str, int], model_name: str | None = None
 ) -> list[str]:
-    """Return what differs: aliases from the ledger, and hashes that reports name but the ledger lacks.
-
-    `champions` is model name -> version, `reported` report -> `ledger_hash`. A row cut off from the ledger's
-    end leaves a chain that holds; the report of its verdict shows it.
-    """
+    """Return where the alias `champion` (model name -> version) is not where the ledger put it."""
     production = production_at(rows)
     models = sorted({row["model_name"] for row in rows} | set(champions))
-    differing = [disagreement(name, production.get(name), champions.get(name)) for name in models]
+    wanted = [name for name in models if model_name in (None, name)]
+    differing = [disagreement(name, production.get(name), champions.get(name)) for name in wanted]
+    return [problem for problem in differing if problem]
+
+
+def lost_verdicts(rows: Sequence[Mapping[str, Any]], reported: Mapping[str, str]) -> list[str]:
+    """Return which reports (report -> `ledger_hash`) name a verdict that the ledger does not hold.
+
+    A row cut off from the ledger's end leaves a chain that holds; the report of its verdict shows it.
+    """
     hashes = {row["hash"] for row in rows}
-    lost = [
+    return [
         f"{report} reports a verdict with hash {digest[:SHOWN]}, which the ledger does not hold"
         for report, digest in reported.items()
         if digest not in hashes
     ]
-    return [problem for problem in differing if problem] + lost
 
 
 def reported_hashes(reports_dir: Path) -> dict[str, str]:
@@ -177,10 +179,14 @@ def reported_hashes(reports_dir: Path) -> dict[str, str]:
     return found
 
 
-def verify(settings: PlatformSettings) -> None:
-    """Check the chain, and aliases and reports against it; raises LedgerError that names what differs."""
+def verify(settings: PlatformSettings, model_name: str | None) -> None:
+    """Check the chain, and aliases and reports against it; raises LedgerError that names what differs.
+
+    With a model name, the aliases of that model alone: a registry may hold models the gate has no part in.
+    """
     rows = PromotionLedger(settings.decisions_db).rows()
-    problems = problems_of(rows, _registry(settings).champions(), reported_hashes(settings.reports_dir))
+    problems = problems_of(rows, _registry(settings).champions(), model_name)
+    problems += lost_verdicts(rows, reported_hashes(settings.reports_dir))
     if problems:
         raise LedgerError(
             "; ".join(problems) + ". Record what stands with `approve --as-found`, or undo it with `rollback`"
@@ -243,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work(settings: PlatformSettings) -> None:
         if options.command == "ledger":
             reading: dict[str, Callable[[], None]] = {
-                "verify": lambda: verify(settings),
+                "verify": lambda: verify(settings, options.model),
                 "show": lambda: show(settings, options.model, options.last),
                 "at": lambda: show_at(settings, options.time, options.model),
             }
@@ -266,12 +272,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     actions = commands.add_parser("ledger").add_subparsers(dest="action", required=True)
-    actions.add_parser("verify")
+    verified = actions.add_parser("verify")
     shown = actions.add_parser("show")
     shown.add_argument("--last", type=int, default=20)
     at = actions.add_parser("at")
     at.add_argument("time", type=utc_time, help="ISO date or time, UTC")
-    for each in (shown, at):
+    for each in (verified, shown, at):
         each.add_argument("--model")
     for name in ("approve", "rollback"):
         command = commands.add_parser(name)

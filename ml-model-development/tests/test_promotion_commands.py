@@ -17,6 +17,7 @@ from common_ml_utils.errors import LedgerError, RegistryError
 from common_ml_utils.promotion import (
     approve,
     described,
+    lost_verdicts,
     problems_of,
     record_champion,
     reported_hashes,
@@ -148,19 +149,20 @@ def test_an_entry_of_the_first_form_counts(book: Book) -> None:
 
 
 def test_a_move_without_an_entry_is_found_and_can_be_recorded(book: Book, aliases: Aliases) -> None:
-    assert problems_of(book.rows(), {NAME: 1}, {}) == []
+    assert problems_of(book.rows(), {NAME: 1}) == []
     aliases.aliases["champion"] = 3
-    [problem] = problems_of(book.rows(), {NAME: 3}, {})
+    [problem] = problems_of(book.rows(), {NAME: 3})
     assert "version 3 is champion, but the ledger's entry 1 put version 1 into production" in problem
     assert record_champion(aliases, book, NAME, "Ada", "the gate crashed").version == 3
-    assert problems_of(book.rows(), {NAME: 3}, {}) == []
+    assert problems_of(book.rows(), {NAME: 3}) == []
     with pytest.raises(LedgerError, match="nothing to record"):
         record_champion(aliases, book, NAME, "Ada", "again")
 
 
 def test_a_model_the_ledger_never_heard_of_is_found(book: Book) -> None:
-    [problem] = problems_of(book.rows(), {NAME: 1, "other": 5}, {})
+    [problem] = problems_of(book.rows(), {NAME: 1, "other": 5})
     assert "other: version 5 is champion, but the ledger has put none into production" in problem
+    assert problems_of(book.rows(), {NAME: 1, "other": 5}, NAME) == []
 
 
 def test_a_row_cut_off_from_the_end_is_found_by_the_report_of_its_verdict(book: Book, tmp_path: Path) -> None:
@@ -168,9 +170,9 @@ def test_a_row_cut_off_from_the_end_is_found_by_the_report_of_its_verdict(book: 
     report = {"ledger_hash": book.entries[-1]["hash"]}
     (tmp_path / "parcels" / "gate.json").write_text(json.dumps(report))
     reported = reported_hashes(tmp_path)
-    assert problems_of(book.rows(), {NAME: 1}, reported) == []
+    assert lost_verdicts(book.rows(), reported) == []
     book.entries.pop()
-    [problem] = problems_of(book.rows(), {NAME: 1}, reported)
+    [problem] = lost_verdicts(book.rows(), reported)
     assert "parcels/gate.json reports a verdict" in problem
 
 

@@ -76,7 +76,7 @@ def test_a_table_of_the_first_form_takes_all_decisions_and_keeps_its_chain(
     approved_at = rows[2]["decided_at"]
     before, then = approved_at - timedelta(microseconds=1), approved_at
     assert [production_at(rows, time)[NAME].version for time in (before, then)] == [1, 2]
-    assert problems_of(rows, {NAME: 1}, {}) == []
+    assert problems_of(rows, {NAME: 1}) == []
     with pytest.raises(psycopg.errors.CheckViolation):
         connection.execute(
             sql.SQL("UPDATE {}.promotion_ledger SET decision = 'shrug' WHERE seq = 2").format(schema)
@@ -103,7 +103,7 @@ def test_a_move_whose_entry_is_lost_shows_and_an_entry_without_its_move_does_not
 
     with pytest.raises(KeyboardInterrupt):
         killed()
-    [problem] = problems_of(ledger.rows(), {NAME: registry.aliases["champion"]}, {})
+    [problem] = problems_of(ledger.rows(), {NAME: registry.aliases["champion"]})
     assert "version 2 is champion, but the ledger's entry 1 put version 1" in problem
 
 

@@ -152,8 +152,7 @@ def test_clean_retrainings_pass_and_four_sabotages_are_refused(bench: Bench) -> 
     assert (back.version, bench.aliases()) == (1, [6, 1, 2])
     rows = bench.ledger.rows()
     assert [row["decision"] for row in rows] == ["promote", "promote", *["refuse"] * 4, "rollback"]
-    champions = {bench.name: bench.registry.champions()[bench.name]}
-    assert problems_of(rows, champions, {}) == []
+    assert problems_of(rows, bench.registry.champions(), bench.name) == []
     bench.registry.promote(bench.name, 3)
-    [problem] = problems_of(rows, {bench.name: bench.registry.champions()[bench.name]}, {})
+    [problem] = problems_of(rows, bench.registry.champions(), bench.name)
     assert "version 3 is champion, but the ledger's entry 7 put version 1 into production" in problem
