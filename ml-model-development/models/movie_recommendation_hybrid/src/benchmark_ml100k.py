@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from common_ml_utils.errors import ModelDevelopmentError
 from common_ml_utils.hybrid_recommender import BlendWeights, content_features, content_matrix
-from common_ml_utils.reports import StepClock, measurement, write_html, write_report
+from common_ml_utils.pages import Facts, Note, Page, Plots, Section, Table
+from common_ml_utils.reports import StepClock, measurement, write_report
+from src.card import measures_table, ranged
 from src.config import IDENTITY, BlendGrid, CollaborativeParameters, ContentParameters
 from src.evaluation import HYBRID, NDCG, Audience, Measures, measure_known_viewers
 from src.figures import bars_with_intervals
@@ -153,15 +155,27 @@ def run(settings: BenchmarkSettings) -> Measures:
         blend_trials=[trial.as_row() for trial in trials],
         seconds=clock.seconds,
     )
-    tables = {
-        name: {key: f"{v.value:.4f}  ({v.lower:.4f} to {v.upper:.4f})" for key, v in each.items()}
-        for name, each in measures.items()
-    }
-    published = {name: f"nDCG@10 {v[0]:.3f}, P@10 {v[1]:.3f}" for name, v in PUBLISHED.items()}
-    shown = {**tables, "Published": published, "Mixture": vars(blend), "Seconds": clock.seconds}
-    write_html(
-        report.with_suffix(".html"), "MovieLens 100K, published random protocol", shown, {"ndcg": plot}
+    page = Page(
+        title="MovieLens 100K, published random protocol",
+        subtitle=" ".join((__doc__ or "").split("\n\n")[1].split()),
+        summary=[
+            Note(
+                "good" if ours[NDCG].value >= TARGETS["aim"] else "warning",
+                [f"nDCG@10 {ranged(ours[NDCG])}; the best published figure is {PUBLISHED['BiVAE'][0]:.3f}."],
+            ),
+            Plots({"ndcg": plot}),
+        ],
+        sections=[
+            Section("Measured in this run", [measures_table(measures)]),
+            Section(
+                "Published",
+                [Table(["recommender", "nDCG@10", "P@10"], [[name, *v] for name, v in PUBLISHED.items()])],
+            ),
+            Section("Chosen inside the training part", [Facts(vars(blend)), Facts(parameters.model_dump())]),
+            Section("Seconds", [Facts(clock.seconds)]),
+        ],
     )
+    report.with_suffix(".html").write_text(page.html(), encoding="utf-8")
     return measures
 
 

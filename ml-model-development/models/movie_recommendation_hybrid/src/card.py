@@ -198,7 +198,7 @@ def _figure_sections(facts: TrainingFacts) -> list[Section]:
                 Text(
                     f"{figures.viewers:,} viewers: what each rated last is to be found, among unseen movies."
                 ),
-                _table(figures.known_viewers),
+                measures_table(figures.known_viewers),
                 Text(
                     "95 % intervals: viewers are drawn with replacement. Coverage of a draw is that of its"
                     " distinct viewers, so its interval lies below the value.",
@@ -216,7 +216,7 @@ def _figure_sections(facts: TrainingFacts) -> list[Section]:
                     f" are ranked among themselves for {cold.viewers:,} viewers. No rating of them can be"
                     " counted, so popularity is that of their genres."
                 ),
-                _table(cold.measures),
+                measures_table(cold.measures),
                 Text(f"The hybrid's nDCG@10 minus that of popularity: {gain}."),
                 Plots({"new_movies": plots["new_movies"]}),
             ],
@@ -231,7 +231,8 @@ def _figure_sections(facts: TrainingFacts) -> list[Section]:
     ]
 
 
-def _table(measures: Measures) -> Table:
+def measures_table(measures: Measures) -> Table:
+    """Return a row for each recommender, a column for each measure with its interval."""
     names = list(next(iter(measures.values())))
     return Table(
         ["recommender", *names],

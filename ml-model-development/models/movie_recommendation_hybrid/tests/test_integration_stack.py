@@ -19,7 +19,7 @@ from psycopg import sql
 from pydantic import ValidationError
 from src import evaluate, train
 from src.config import FEATURE_SERVICE, IDENTITY, RecommenderSettings
-from src.data_loader import load_movies
+from src.data_loader import load_movies, load_ratings
 
 from common_ml_utils import notebooks
 from common_ml_utils.errors import EmptyWindowError
@@ -132,6 +132,22 @@ def test_movies_have_the_feature_services_own_values(stack: Stack) -> None:
     assert len(served) == SOME_MOVIES
     for name in ours.columns:
         assert ours[name].to_numpy() == pytest.approx(served[name].to_numpy(dtype=float), nan_ok=True), name
+
+
+def test_only_what_was_known_at_the_time_is_loaded(stack: Stack) -> None:
+    time = datetime(2006, 1, 1, tzinfo=UTC)
+    ratings = load_ratings(stack.client, time)
+    known = "SELECT count(*) AS n FROM raw.ratings WHERE rated_at < %s AND known_at <= %s"
+    assert len(ratings) == stack.client.query(known, [time, time])[0]["n"]
+    assert 0 < len(ratings) < len(load_ratings(stack.client, stack.as_of))
+    assert ratings["event_timestamp"].max() < time
+    contract = stack.client.contract(FEATURE_SERVICE)
+    movies = load_movies(stack.client, contract, time)
+    assert set(ratings["movie_id"]) <= set(movies["movie_id"])
+    listed = stack.client.query(
+        "SELECT count(*) AS n FROM features.fct_movie_profile WHERE event_timestamp <= %s", [time]
+    )
+    assert len(movies) == listed[0]["n"] < len(load_movies(stack.client, contract, stack.as_of))
 
 
 def test_a_time_before_all_ratings_is_an_empty_window_and_registers_nothing(stack: Stack) -> None:
