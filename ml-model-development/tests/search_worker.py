@@ -31,6 +31,7 @@ class Parameters(BaseModel):
     rounds: int = Field(default=20, gt=0)
     eta: float = Field(default=0.3, gt=0, le=1)
     depth: int = Field(default=2, gt=0)
+    start: float | None = Field(default=None, gt=0, lt=1)
     seed: int = 0
 
 

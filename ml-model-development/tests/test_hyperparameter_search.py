@@ -42,6 +42,7 @@ def space_file(folder: Path, text: str) -> Path:
         ("eta: {low: 0.1, high: 0.5, step: 0.0}", r"eta: step 0.0 is not above 0"),
         ("eta: {low: 0.1, hihg: 0.5}", r"eta\.high: Field required"),
         ("eta: {low: small, high: 0.5}", r"eta\.low.*: Input should be a valid integer"),
+        ("start: {low: 0.1, high: 1.5}", r"start: 1.5: .*less than 1"),
         ("eta: {choices: []}", r"eta: choices are empty"),
         ("eta: {choices: [0.1, 2.0]}", r"eta: 2.0: .*less than or equal to 1"),
         ("eta: 0.1", r"eta: .*valid dictionary"),
@@ -82,6 +83,7 @@ def test_suggestions_have_the_types_of_the_parameters(tmp_path: Path) -> None:
         ("depth: {low: 1, high: 5, step: 2}", False),
         ("eta: {choices: [0.1, 0.3]}", True),
         ("eta: {choices: [0.1]}", False),
+        ("start: {low: 0.1, high: 0.5}", False),
     ],
 )
 def test_the_present_settings_are_tried_where_the_space_holds_them(

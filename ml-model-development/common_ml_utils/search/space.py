@@ -7,7 +7,8 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
@@ -51,7 +52,7 @@ class SearchSpace:
         for name, wanted in self.parameters.items():
             if isinstance(wanted, Choices):
                 values[name] = trial.suggest_categorical(name, list(wanted.choices))
-            elif type(self.base).model_fields[name].annotation is int:
+            elif kind_of(self.base, name) is int:
                 step = 1 if wanted.step is None else wanted.step
                 values[name] = trial.suggest_int(name, wanted.low, wanted.high, step=step, log=wanted.log)
             else:
@@ -72,7 +73,7 @@ class SearchSpace:
             inside = (
                 value in wanted.choices
                 if isinstance(wanted, Choices)
-                else wanted.low <= value <= wanted.high and _on_a_step(value, wanted)
+                else value is not None and wanted.low <= value <= wanted.high and _on_a_step(value, wanted)
             )
             if not inside:
                 return None
@@ -83,6 +84,13 @@ class SearchSpace:
         kept = {k: v for k, v in self.base.model_dump().items() if k not in (*self.parameters, "n_jobs")}
         parts = {"space": {k: v.model_dump() for k, v in self.parameters.items()}, "kept": kept}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def kind_of(base: BaseModel, name: str) -> Any:
+    """Return the type of a parameter; one that may also be unset counts as the type it has when set."""
+    annotation = type(base).model_fields[name].annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return kinds[0] if isinstance(annotation, UnionType) and len(kinds) == 1 else annotation
 
 
 def load_space(path: Path, base: BaseModel) -> SearchSpace:
@@ -116,7 +124,7 @@ def _entry(file: str, name: str, content: Any, base: BaseModel) -> Range | Choic
 
 
 def _check(file: str, name: str, entry: Range | Choices, base: BaseModel) -> None:
-    numeric = type(base).model_fields[name].annotation in (int, float)
+    numeric = kind_of(base, name) in (int, float)
     if isinstance(entry, Choices):
         if not entry.choices:
             raise SearchError(f"{file}: {name}: choices are empty")
