@@ -13,6 +13,7 @@ from src.config import ChurnTrainingSettings
 from src.data_loader import KEY
 
 from common_ml_utils.errors import EmptyWindowError, RegistryError
+from common_ml_utils.feature_store_client import FeatureStoreClient
 
 DAY = date(2024, 2, 9)
 
@@ -62,3 +63,18 @@ def test_the_command_needs_a_day_or_files(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit, match="2"):
         predict_batch.main([])
     assert "either --date, or --input with --out" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_on_the_stack_every_subscriber_is_planned_once() -> None:
+    client = FeatureStoreClient(ChurnTrainingSettings().feature_store_db)
+    known = client.query("SELECT subscriber_id, snapshot_at FROM raw.subscribers ORDER BY 1")
+    day = max(row["snapshot_at"] for row in known).date()
+    plan = predict_batch.plan_day(client, None, day, 1000)
+    planned = [
+        row[KEY]
+        for chunk in plan.chunks
+        for row in client.query(f"{chunk.entities.statement(chunk.start, chunk.end)} ORDER BY 1")
+    ]
+    assert planned == [row["subscriber_id"] for row in known]
+    assert plan.rows == len(planned) > len(plan.chunks) > 1

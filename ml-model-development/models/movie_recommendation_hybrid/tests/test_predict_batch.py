@@ -130,3 +130,17 @@ def test_files_of_vectors_are_nothing_a_recommender_scores(capsys: pytest.Captur
     with pytest.raises(SystemExit, match="2"):
         predict_batch.main(["--input", "vectors.parquet", "--out", "scores"])
     assert "scores no vectors: give a --date" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_on_the_stack_every_viewer_is_planned_once_with_the_past_alone() -> None:
+    client = FeatureStoreClient(RecommenderSettings().feature_store_db)
+    plan = predict_batch.plan_day(client, None, DAY, 100)
+    rated = [
+        (row["viewer_id"], row["movie_id"])
+        for chunk in plan.chunks
+        for row in client.query(chunk.entities.statement(chunk.start, chunk.end))
+    ]
+    expected = client.query("SELECT viewer_id, movie_id FROM raw.ratings WHERE rated_at < %s", [plan.end])
+    assert sorted(rated) == sorted((row["viewer_id"], row["movie_id"]) for row in expected)
+    assert plan.rows == len({viewer for viewer, _ in rated}) > len(plan.chunks) > 1
