@@ -180,7 +180,7 @@ class ClassifierProject:
         times = sample["event_timestamp"]
         query = SampledQuery(
             table=source.table,
-            columns=(source.key, *contract.service.join_keys),
+            columns=tuple(dict.fromkeys((source.key, *contract.service.join_keys))),  # one where key = entity
             order_by=source.key,
             request=dict(source.request),
             keys=tuple(sample[source.key].tolist()),
