@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from pydantic import ValidationError
-from src import evaluate, train
+from src import evaluate, train, what_if
 from src.config import IDENTITY, ChurnTrainingSettings
 
 from common_ml_utils import project_gate
@@ -44,6 +44,8 @@ def isolated(
     identity = replace(IDENTITY, model_name=name, experiment=name)
     monkeypatch.setattr(train.ChurnTrainer, "identity", identity)
     monkeypatch.setattr(evaluate, "IDENTITY", identity)
+    monkeypatch.setattr(what_if, "IDENTITY", identity)
+    monkeypatch.setenv("REPORTS_DIR", str(tmp_path / "reports"))
     monkeypatch.setattr(project_gate, "PromotionLedger", functools.partial(PromotionLedger, schema=schema))
     yield stack.model_copy(update={"data_dir": tmp_path / "data", "reports_dir": tmp_path / "reports"})
     with psycopg.connect(**stack.decisions_db.connection_arguments()) as connection:
@@ -66,3 +68,7 @@ def test_five_folds_reach_the_published_auc_and_the_gate_promotes(isolated: Chur
     evaluate.gate(isolated)
     verdict = json.loads((isolated.reports_dir / "churn" / "gate.json").read_text())
     assert (verdict["verdict"], verdict["champion_after"]) == ("promote", outcome.version), verdict["reasons"]
+    assert what_if.main(["--subscriber", "3", "--contract", "one_year"]) == 0
+    answer = json.loads((isolated.reports_dir / "churn" / "what_if-subscriber-3.json").read_text())
+    assert answer["bundle_sha256"] == outcome.bundle_sha256  # the champion was asked
+    assert answer["changed"]["row"]["subscriber_contract"] == "One year"
