@@ -14,7 +14,6 @@ from common_ml_utils.model_card import (
     groups_blocks,
     interval_text,
     performance_blocks,
-    ranged,
     summary,
     threshold_blocks,
 )
@@ -118,9 +117,9 @@ def run_note(card: Card) -> str:
             "",
             f"- trained on {interval_text(training.start, training.end)}: {training.rows:,} rows, "
             f"{training.positives:,} positives",
-            f"- average precision {ranged(overall.average_precision)}, AUC ROC {ranged(overall.auc_roc)} "
-            f"on {overall.rows:,} rows of {interval_text(training.holdout_start, training.holdout_end)}",
-            f"- data version `{card.manifest.data_version[:12]}`, commit `{card.manifest.git_commit[:12]}`",
+            f"- measured on {interval_text(training.holdout_start, training.holdout_end)}: "
+            f"{overall.rows:,} other rows, {overall.positives:,} positives",
+            f"- data version `{card.manifest.data_version[:12]}`, commit `{card.manifest.git_commit}`",
             f"- model card: artifact `{FOLDER}/model_card.html`",
         ]
     )
