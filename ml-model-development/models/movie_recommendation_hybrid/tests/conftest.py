@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,6 +128,14 @@ def make_settings(folder: Path) -> RecommenderSettings:
         blend=BlendGrid(als_shares=(0.0, 0.5), prior_scales=(0.25,), viewer_strengths=(5.0,)),
         split=SplitShares(bootstrap_resamples=100, cold_movies=0.3),
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_commit() -> Iterator[None]:
+    """Name one commit for all trainings: files may change in the work tree while tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_COMMIT", "0" * 40)
+        yield
 
 
 @pytest.fixture

@@ -55,7 +55,13 @@ def stack_settings() -> RecommenderSettings:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     real, folder = stack_settings(), tmp_path_factory.mktemp("recommendation")
-    settings = real.model_copy(update={"data_dir": folder / "data", "reports_dir": folder / "reports"})
+    settings = real.model_copy(
+        update={
+            "data_dir": folder / "data",
+            "reports_dir": folder / "reports",
+            "split": real.split.model_copy(update={"bootstrap_resamples": 100}),
+        }
+    )
     client = FeatureStoreClient(settings.feature_store_db)
     newest = client.query("SELECT max(label_known_at) AS newest FROM labels.fct_movie_ratings")[0]["newest"]
     assert isinstance(newest, datetime), "load the movies, run dbt and apply Feast first"

@@ -78,7 +78,7 @@ def test_each_viewers_parts_follow_each_other_in_time(ratings: pd.DataFrame) -> 
         assert (both["last"] < both["first"]).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 3000))
 def test_what_an_older_training_was_fitted_on_is_never_a_newer_ones_holdout(hours: int) -> None:
     ratings = check_ratings(make_ratings())

@@ -10,10 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import AS_OF, FakeFeatureStore, FakeRegistry, Trained, make_movies, make_ratings, run_training
+from src import figures
 from src.config import RecommenderSettings
 from src.train import RecommenderTrainer, load_training_data, main
 
 from common_ml_utils.errors import DataError, EmptyWindowError, RegistryError, SchemaMismatchError
+
+
+@pytest.fixture(autouse=True)
+def _undrawn(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the plots of the first training alone: drawing takes longer than all the rest."""
+    monkeypatch.setattr(figures, "png", lambda figure: b"")
 
 
 def test_the_recipe_registers_one_verified_bundle_with_its_card(trained: Trained) -> None:
@@ -27,6 +34,8 @@ def test_the_recipe_registers_one_verified_bundle_with_its_card(trained: Trained
         "reference.json",
         "golden.json",
     }
+    assert len(run.figures) == 4
+    assert all(image.startswith(b"\x89PNG") and len(image) > 5000 for image in run.figures.values())
     assert set(run.documents) == {f"model_card/model_card.{kind}" for kind in ("html", "md", "json")}
     assert run.metrics["ndcg_at_10"] > run.metrics["popularity_ndcg_at_10"]
     assert {"viewer_rating_count", "movie_rating_count", "score"} == set(bundle.reference)
