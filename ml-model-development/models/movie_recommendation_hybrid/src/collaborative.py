@@ -68,11 +68,13 @@ def fit_ease(training: csr_matrix, parameters: CollaborativeParameters) -> EaseF
 
 def fit_als(training: csr_matrix, parameters: CollaborativeParameters) -> np.ndarray:
     """Return the movies' factors, shape (movies, factors) float32; one thread, so the bits repeat."""
-    from implicit.als import AlternatingLeastSquares
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="OpenBLAS")
+        # It would rather have OpenBLAS on one thread, which it has, and a progress bar of notebooks.
+        warnings.filterwarnings("ignore", message="OpenBLAS|IProgress")
+        from implicit.als import AlternatingLeastSquares
+
         model = AlternatingLeastSquares(
             factors=parameters.als_factors,
             regularization=parameters.als_regularization,
