@@ -79,4 +79,6 @@ class ChurnTrainingSettings(PlatformSettings):
     backend: BackendName = "local"
     distribution: DistributionSettings = DistributionSettings()
     search: SearchSettings = SearchSettings(metric="auc_roc")
-    gate: GateSettings = GateSettings(metric="auc_roc", floor=0.80, ceiling=0.92, staleness_days=31)
+    gate: GateSettings = GateSettings(
+        metric="auc_roc", floor=0.80, ceiling=0.92, staleness_days=31, latency_limit_us=500
+    )

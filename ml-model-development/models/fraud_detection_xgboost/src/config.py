@@ -79,4 +79,6 @@ class FraudTrainingSettings(PlatformSettings):
     backend: BackendName = "local"
     distribution: DistributionSettings = DistributionSettings()
     search: SearchSettings = SearchSettings(metric="average_precision")
-    gate: GateSettings = GateSettings(metric="average_precision", floor=0.5, ceiling=0.97)
+    gate: GateSettings = GateSettings(
+        metric="average_precision", floor=0.5, ceiling=0.97, latency_limit_us=500
+    )
