@@ -26,7 +26,7 @@ TEST_STACK := $(STACK) --instance test
 JOBS ?= 2
 IN_EVERY_ROOT = $(MAKE) --no-print-directory -j$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help setup lock format check test test-unit test-integration test-e2e demo parity bench-features up-local down status logs reset clean
+.PHONY: help setup lock format check test test-unit test-integration test-e2e demo parity bench-features bench-models reproduce-handbook up-local down status logs reset clean
 
 help: ## List what can be done
 	@echo "make <target>    (SCALE=small|full, INSTANCE=name, PYTHON=python3.12)"
@@ -47,6 +47,15 @@ bench-features: setup ## The feature platform's speed, each figure beside a peer
 	@trap '($(STACK) --instance bench down)' EXIT; \
 	($(STACK) --instance bench exec -- $(MAKE) --no-print-directory -C ../ml-model-services bench-online-read); \
 	$(STACK) --instance bench exec -- $(MAKE) --no-print-directory -C ../feature-store-management bench
+
+bench-models: setup ## One-row and batch speed of the release bundles beside MLflow, scikit-learn and the native libraries
+	@$(MAKE) --no-print-directory -C ml-model-development bench-models
+
+reproduce-handbook: setup ## Our fraud models beside the Fraud Detection Handbook's published figures (no stack needed; some minutes)
+	@cd feature-store-management && $(LOCAL_DIR)/venvs/feature-store-management/bin/python \
+		-m data_transformation_pipelines.python_scripts_feast.simulate_transactions --out $(LOCAL_DIR)/handbook/transactions
+	@$(MAKE) --no-print-directory -C ml-model-development reproduce-handbook \
+		LANDING=$(LOCAL_DIR)/handbook/transactions REPORTS=$(LOCAL_DIR)/reports
 
 up-local: setup ## Start the embedded stack and the APIs
 	@$(STACK) --instance $(INSTANCE) up --apis

@@ -31,7 +31,10 @@ DAGS = (
     "materialize_feast_online_store",
     "train_fraud_detection_xgboost",
     "train_customer_churn_lightgbm",
+    "train_movie_recommendation_hybrid",
     "score_daily_transactions_fraud",
+    "score_daily_subscribers_churn",
+    "recommend_daily_movies",
     "check_fraud_model_drift",
 )
 STREAM_DAG = "stream_market_data_to_feast"

@@ -22,6 +22,7 @@ TABLES = {
     "customer running totals": f"features.fct_customer_today where {BEFORE_TODAY}",
     "terminal running totals": f"features.fct_terminal_today where {BEFORE_TODAY}",
     "subscribers": "features.fct_subscriber_profile",
+    "movie ratings": "labels.fct_movie_ratings",
 }
 METRICS = {
     "auc_roc": "AUC ROC",
@@ -29,6 +30,8 @@ METRICS = {
     "card_precision_100": "card precision@100",
 }
 FRAUD_MODEL = "fraud-detection-model"
+CHURN_MODEL = "churn-prediction-model"
+RECOMMENDATION_MODEL = "movie-recommendation-model"
 ADDRESSES = {"fraud API": "FRAUD_API_URL", "churn API": "CHURN_API_URL", "MLflow": "MLFLOW_TRACKING_URI"}
 
 
@@ -89,13 +92,6 @@ def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
     handbook = read_report(reports / "fraud" / "handbook.json")
     ((frauds,),) = _rows(env, "FEATURE_STORE_DB", "select sum(is_fraud) from raw.transaction_labels")
     rows = {name: _count(env, table) for name, table in TABLES.items()}
-    batch = _rows(
-        env,
-        "DECISIONS_DB",
-        "select decision, count(*) from decisions.batch_decisions where model_name = %s and data_date = %s"
-        " group by decision order by decision",
-        (FRAUD_MODEL, run.last_day),
-    )
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "scale": run.scale,
@@ -115,9 +111,19 @@ def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
             "protocol": "5-fold cross-validation",
             **_model(reports / "churn"),
         },
+        "recommendation": {
+            "ndcg_at_10": read_report(reports / "recommendation" / "train.json")["metrics"]["ndcg_at_10"],
+            "protocol": "each viewer's last ratings, in order of time",
+            **_model(reports / "recommendation"),
+        },
         "decisions": list(run.decisions),
         "stream": dict(run.stream),
-        "batch": {"data_date": str(run.last_day), "decisions": dict(batch)},
+        "batch": {
+            "data_date": str(run.last_day),
+            "decisions": _batch_decisions(env, FRAUD_MODEL, run.last_day),
+            "churn_decisions": _batch_decisions(env, CHURN_MODEL, run.last_day),
+            "viewers_with_recommendations": _viewers_with_recommendations(env, run.last_day),
+        },
         "drift": {"verdict": drift["verdict"], "report": str(drift_report)},
         "dags": run.dags["dags"],
         "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
@@ -126,6 +132,23 @@ def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
         "peak_rss_mb": round(run.peak_mb),
         "addresses": {name: env[key] for name, key in ADDRESSES.items()},
     }
+
+
+def _batch_decisions(env: Mapping[str, str], model: str, day: date) -> dict[str, int]:
+    statement = (
+        "select decision, count(*) from decisions.batch_decisions where model_name = %s and data_date = %s"
+        " group by decision order by decision"
+    )
+    return dict(_rows(env, "DECISIONS_DB", statement, (model, day)))
+
+
+def _viewers_with_recommendations(env: Mapping[str, str], day: date) -> int:
+    statement = (
+        "select count(distinct viewer_id) from scoring.batch_recommendations"
+        " where model_name = %s and data_date = %s"
+    )
+    ((viewers,),) = _rows(env, "DECISIONS_DB", statement, (RECOMMENDATION_MODEL, day))
+    return int(viewers)
 
 
 def _model(folder: Path) -> dict[str, Any]:
@@ -161,8 +184,10 @@ def render(report: Mapping[str, Any]) -> str:
         published = f"{fraud['published'][name]:.3f}" if fraud["full_set"] else "(full set only)"
         lines.append(f"  {title:<46}{fraud[name]:>9.3f}  {published}")
     lines.append(f"Churn model, {report['churn']['protocol']}: AUC ROC {report['churn']['auc_roc']:.3f}")
+    recommended = report["recommendation"]
+    lines.append(f"Recommender, {recommended['protocol']}: nDCG@10 {recommended['ndcg_at_10']:.3f}")
     lines += ["", "The gate"]
-    for name in ("fraud", "churn"):
+    for name in ("fraud", "churn", "recommendation"):
         model = report[name]
         lines.append(
             f"  {name}: challenger is version {model['challenger_version']}: {model['gate']['verdict']}; "
@@ -171,8 +196,12 @@ def render(report: Mapping[str, Any]) -> str:
         lines += [f"      {reason}" for reason in model["gate"]["reasons"]]
     lines += ["", "Decisions", f"  {'known as':<32}{'score':>7}  {'decision':<9}{'ms':>6}  reasons"]
     lines += [_decision(one) for one in report["decisions"]]
-    counted = ", ".join(f"{count:,} {decision}" for decision, count in report["batch"]["decisions"].items())
-    lines += [f"  Batch of {report['batch']['data_date']}: {counted}"]
+    batch = report["batch"]
+    lines += [
+        f"  Batch of {batch['data_date']}, {name}: {_counted(batch[key])}"
+        for name, key in (("transactions", "decisions"), ("subscribers", "churn_decisions"))
+    ]
+    lines.append(f"  Movies were picked for {batch['viewers_with_recommendations']:,} viewers")
     lines += ["", *_stream(report["stream"])]
     lines += ["", f"Drift: {report['drift']['verdict']} ({report['drift']['report']})"]
     stages = ", ".join(f"{name} {value:.0f}" for name, value in report["seconds"].items())
@@ -183,6 +212,10 @@ def render(report: Mapping[str, Any]) -> str:
     lines += ["", "Still up (make status, make down):"]
     lines += [f"  {name:<12}{address}" for name, address in report["addresses"].items()]
     return "\n".join(lines)
+
+
+def _counted(decisions: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {decision}" for decision, count in decisions.items())
 
 
 def _stream(stream: Mapping[str, Any]) -> list[str]:

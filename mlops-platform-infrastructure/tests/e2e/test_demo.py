@@ -110,6 +110,8 @@ def test_report_holds_what_it_promises(demo):
     assert demo["churn"]["auc_roc"] >= 0.84
     assert demo["fraud"]["champion_version"] == 1
     assert demo["churn"]["champion_version"] == 1
+    assert demo["recommendation"]["champion_version"] == 1
+    assert demo["recommendation"]["ndcg_at_10"] > 0
     assert demo["seconds"]
     assert all(seconds >= 0 for seconds in demo["seconds"].values())
     assert 0 < demo["peak_rss_mb"] < 6000
@@ -129,8 +131,24 @@ def test_dense_days_equal_the_oracles(demo, history):
         assert demo["rows"][name] == int(((last - first).dt.days).sum()), name
 
 
+def test_every_subscriber_is_decided_and_every_viewer_gets_movies(demo, env):
+    assert sum(demo["batch"]["churn_decisions"].values()) == demo["rows"]["subscribers"]
+    ((viewers,),) = [
+        row.values()
+        for row in query(
+            env, "FEATURE_STORE_DB", "select count(distinct viewer_id) from labels.fct_movie_ratings"
+        )
+    ]
+    assert demo["batch"]["viewers_with_recommendations"] == viewers > 0
+
+
 def test_batch_scores_rest_on_the_oracles_features(env, history, oracle):
-    scored = query(env, "DECISIONS_DB", "select entity_key, data_date, features from scoring.batch_scores")
+    scored = query(
+        env,
+        "DECISIONS_DB",
+        "select entity_key, data_date, features from scoring.batch_scores"
+        " where model_name = 'fraud-detection-model'",
+    )
     day = pd.Timestamp(scored[0]["data_date"], tz="UTC")
     of_day = history[history["tx_datetime"].dt.normalize() == day].set_index("transaction_id")
     assert {int(row["entity_key"]) for row in scored} == set(of_day.index)
