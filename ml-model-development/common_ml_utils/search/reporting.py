@@ -108,7 +108,7 @@ def search_plots(study: Any, metric: str) -> dict[str, bytes]:
             for axes in figure.axes if name == "slices" else ():
                 axes.xaxis.set_minor_formatter(NullFormatter())
                 axes.tick_params(axis="x", labelrotation=45)
-                axes.xaxis.label.set_size(8)
+                axes.xaxis.label.set_fontsize(8)
             legend = figure.axes[0].get_legend()
             if legend and len(legend.get_texts()) > MOST_NAMES:
                 legend.remove()

@@ -38,6 +38,8 @@ def log_trials(registry: ModelRegistry, problem: SearchProblem, study: Any, limi
 
 def _log(client: Any, experiment: str, problem: SearchProblem, study: Any, limit: int) -> int:
     known = client.get_experiment_by_name(experiment)
+    if known and known.lifecycle_stage == "deleted":  # its name stays taken
+        client.restore_experiment(known.experiment_id)
     place = known.experiment_id if known else client.create_experiment(experiment)
     runs = client.search_runs([place], f"tags.`{STUDY_TAG}` = '{study.study_name}'", max_results=1000)
     logged = {run.data.tags[TRIAL_TAG]: run.info.run_id for run in runs}
