@@ -76,6 +76,6 @@ def test_rules_read_only_thresholds_that_training_chooses(name, case):
 
 @pytest.mark.parametrize("name", [*CASES, *BATCH_ONLY])
 def test_no_label_stands_in_a_feature_service(name):
-    labels = {"is_fraud", "fraud_scenario", "churned"}
+    labels = {"is_fraud", "fraud_scenario", "churned", "rating"}
     fields = {field["name"] for view in contract(name)["views"] for field in view["fields"]}
     assert not labels & (fields | {feature["name"] for feature in contract(name)["features"]})
