@@ -87,13 +87,16 @@ test-integration: setup ## Tests of every root against the stack that the small 
 	@trap '($(TEST_STACK) down)' EXIT; \
 	if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then ($(TEST_STACK) up); \
 	else (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance test --scale small); fi; \
-	for root in $(ROOTS); do ($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
+	$(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(ROOTS:%=integration/%)
 
 check: setup ## Lint, formatting and types in every root; modifies nothing
 	@$(IN_EVERY_ROOT) $(ROOTS:%=check/%)
 
 test/%:
 	@$(MAKE) --no-print-directory -C $* test
+
+integration/%:
+	@$(MAKE) --no-print-directory -C $* test-integration
 
 check/%:
 	@$(MAKE) --no-print-directory -C $* check
