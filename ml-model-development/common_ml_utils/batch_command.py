@@ -13,8 +13,10 @@ from types import ModuleType
 from common_ml_utils.batch_parquet import score_parquet
 from common_ml_utils.batch_prediction import (
     CHUNK_ROWS,
+    BatchOutcome,
     BatchPrediction,
     BatchProject,
+    ScoringEngine,
     load_champion,
 )
 from common_ml_utils.command_line import run_command
@@ -36,14 +38,10 @@ def batch_command(project: BatchProject, arguments: Sequence[str] | None = None)
     options = parse(project, arguments)
 
     def work(settings: PlatformSettings) -> None:
-        registry = ModelRegistry(settings.mlflow_tracking_uri)
         start = time.perf_counter()
         if options.date:
-            client = FeatureStoreClient(settings.feature_store_db)
             engine = spark().SparkEngine(distribution(settings)) if options.engine == "spark" else None
-            outcome = BatchPrediction(
-                project, settings, registry, client, chunk_rows=options.chunk_rows, engine=engine
-            ).predict(options.date)
+            outcome = predict_day(project, settings, options.date, options.chunk_rows, engine)
             rows, version, what = outcome.entities, outcome.model_version, f" of {options.date}"
             if outcome.continued:
                 print(
@@ -51,7 +49,7 @@ def batch_command(project: BatchProject, arguments: Sequence[str] | None = None)
                     file=sys.stderr,
                 )
         else:
-            champion = load_champion(registry, project.model_name)
+            champion = load_champion(ModelRegistry(settings.mlflow_tracking_uri), project.model_name)
             if options.engine == "spark":
                 rows = spark().score_parquet_on_spark(
                     project, champion, options.input, options.out, distribution(settings)
@@ -68,6 +66,19 @@ def batch_command(project: BatchProject, arguments: Sequence[str] | None = None)
         )
 
     return run_command(project.settings, work)
+
+
+def predict_day(
+    project: BatchProject,
+    settings: PlatformSettings,
+    day: date,
+    chunk_rows: int = CHUNK_ROWS,
+    engine: ScoringEngine | None = None,
+) -> BatchOutcome:
+    """Score a day with the registry and the feature store that the settings name, and publish it."""
+    registry = ModelRegistry(settings.mlflow_tracking_uri)
+    client = FeatureStoreClient(settings.feature_store_db)
+    return BatchPrediction(project, settings, registry, client, chunk_rows, engine).predict(day)
 
 
 def parse(project: BatchProject, arguments: Sequence[str] | None) -> argparse.Namespace:

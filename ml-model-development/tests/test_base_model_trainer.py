@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from common_ml_utils.native_models import XGBoostModel
 from common_ml_utils.preprocessing import Preprocessing
 from common_ml_utils.release_bundle import ReasonCode, TrainingInterval
 from common_ml_utils.slices import Slices
+from common_ml_utils.test_doubles import ListRegistry
 from common_ml_utils.training_sets import data_version
 
 AS_OF = datetime(2024, 3, 1, tzinfo=UTC)
@@ -48,25 +48,11 @@ TEXT = CardText(
 )
 
 
-@dataclass
-class FakeRegistry(ModelRegistry):
-    """Keeps what was registered in a list."""
-
-    tracking_uri: str = "http://127.0.0.1:1"
-    reachable: bool = True
-    breaks: bool = False
-    registered: list[tuple[TrainingRun, dict[str, bytes]]] = field(default_factory=list)
-
-    def check_reachable(self) -> None:
-        if not self.reachable:
-            ModelRegistry(self.tracking_uri).check_reachable()
+class BreakingRegistry(ListRegistry):
+    """Fails when something is registered."""
 
     def register(self, bundle_folder: Path, bundle: object, run: TrainingRun) -> int:
-        if self.breaks:
-            raise RegistryError("gone")
-        files = {path.name: path.read_bytes() for path in bundle_folder.iterdir()}
-        self.registered.append((run, files))
-        return len(self.registered)
+        raise RegistryError("gone")
 
 
 class ParcelTrainer(BaseModelTrainer):
@@ -124,9 +110,9 @@ class ParcelTrainer(BaseModelTrainer):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeRegistry, Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[ListRegistry, Path]:
     """One finished training: look, don't touch."""
-    folder, registry = tmp_path_factory.mktemp("trained"), FakeRegistry()
+    folder, registry = tmp_path_factory.mktemp("trained"), ListRegistry()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GIT_COMMIT", "fixed")
         ParcelTrainer(make_parcels(), folder, registry).train()
@@ -134,10 +120,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeRegistry, Pat
 
 
 def test_a_training_leaves_card_plots_metrics_and_notes_on_its_run(
-    trained: tuple[FakeRegistry, Path],
+    trained: tuple[ListRegistry, Path],
 ) -> None:
     registry, folder = trained
-    [(run, files)] = registry.registered
+    [(_, run, files)] = registry.registered
     card = json.loads(run.documents["model_card/model_card.json"])
     assert set(run.documents) == {f"model_card/model_card.{kind}" for kind in ("html", "md", "json")}
     assert {"slices", "shap_summary", "shap_dependence", "calibration", "precision_recall"} <= set(
@@ -156,7 +142,7 @@ def test_a_training_leaves_card_plots_metrics_and_notes_on_its_run(
     assert (folder / "plots" / "slices.png").read_bytes() == run.figures["slices"]
 
 
-def test_the_page_and_the_report_hold_what_their_readers_need(trained: tuple[FakeRegistry, Path]) -> None:
+def test_the_page_and_the_report_hold_what_their_readers_need(trained: tuple[ListRegistry, Path]) -> None:
     _, folder = trained
     page = (folder / "train.html").read_text()
     assert 'href="model_card/model_card.html"' in page
@@ -176,12 +162,12 @@ def test_the_page_and_the_report_hold_what_their_readers_need(trained: tuple[Fak
 
 
 def test_the_same_data_gives_the_same_bundle_card_and_plots_byte_for_byte(
-    trained: tuple[FakeRegistry, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[ListRegistry, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_COMMIT", "fixed")
-    again = FakeRegistry()
+    again = ListRegistry()
     ParcelTrainer(make_parcels(), tmp_path, again).train()
-    [(one, one_files)], [(two, two_files)] = trained[0].registered, again.registered
+    [(_, one, one_files)], [(_, two, two_files)] = trained[0].registered, again.registered
     assert one_files == two_files
     assert one.documents == two.documents
     assert one.figures == two.figures
@@ -236,7 +222,7 @@ def test_bad_input_is_refused_by_name_and_registers_nothing(
     parcels: pd.DataFrame, tmp_path: Path, kind: str
 ) -> None:
     breaking, error, message = BROKEN[kind]
-    registry = FakeRegistry()
+    registry = ListRegistry()
     with pytest.raises(error, match=message) as caught:
         ParcelTrainer(breaking(parcels), tmp_path, registry).train()
     assert isinstance(caught.value, DataError)
@@ -249,7 +235,7 @@ def test_a_slice_that_does_not_fit_registers_nothing(
     parcels: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: np.ndarray
 ) -> None:
     monkeypatch.setattr(ParcelTrainer, "slices", lambda self, frame: {"odd": broken})
-    registry = FakeRegistry()
+    registry = ListRegistry()
     with pytest.raises(SchemaMismatchError, match="slice 'odd'"):
         ParcelTrainer(parcels, tmp_path, registry).train()
     assert registry.registered == []
@@ -259,7 +245,7 @@ def test_a_feature_without_a_reason_code_registers_nothing(
     parcels: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ParcelTrainer, "reason_codes", lambda self, features: {})
-    registry = FakeRegistry()
+    registry = ListRegistry()
     with pytest.raises(SchemaMismatchError, match="without a reason code"):
         ParcelTrainer(parcels, tmp_path, registry).train()
     assert registry.registered == []
@@ -267,7 +253,7 @@ def test_a_feature_without_a_reason_code_registers_nothing(
 
 def test_a_registry_that_is_down_is_found_out_before_any_work(parcels: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="does not answer"):
-        ParcelTrainer(parcels, tmp_path, FakeRegistry(reachable=False)).train()
+        ParcelTrainer(parcels, tmp_path, ListRegistry(reachable=False)).train()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -278,5 +264,5 @@ def test_a_registry_that_fails_in_the_end_leaves_no_report(
     monkeypatch.setattr(base_model_trainer, "model_plots", lambda *arguments: {})
     monkeypatch.setattr(base_model_trainer, "slice_plot", lambda *arguments: b"")
     with pytest.raises(RegistryError, match="gone"):
-        ParcelTrainer(parcels, tmp_path, FakeRegistry(breaks=True)).train()
+        ParcelTrainer(parcels, tmp_path, BreakingRegistry()).train()
     assert not (tmp_path / "reports").exists()

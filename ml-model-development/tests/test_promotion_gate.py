@@ -25,6 +25,7 @@ from common_ml_utils.promotion_gate import Holdout, Measured, PromotionGate, Ver
 from common_ml_utils.promotion_guards import ASK, OK, REFUSE, Finding
 from common_ml_utils.release_bundle import ReleaseBundle, write_bundle
 from common_ml_utils.settings import GateSettings, PlatformSettings
+from common_ml_utils.test_doubles import unreachable_places
 
 NAME = "parcel-loss-model"
 GATE = GateSettings(metric="auc_roc", floor=0.6, confidence=0.9, resamples=200)
@@ -241,13 +242,7 @@ def test_without_a_challenger_it_is_an_error(
 
 
 def test_a_registry_that_is_down_is_named_within_seconds(tmp_path: Path) -> None:
-    nowhere = {"host": "127.0.0.1", "port": 1, "name": "none", "user": "none", "password": "none"}
-    databases: dict[str, Any] = {
-        f"{db}_{key}": value for db in ("feature_store_db", "decisions_db") for key, value in nowhere.items()
-    }
-    settings = PlatformSettings(
-        **databases, mlflow_tracking_uri="http://127.0.0.1:1", data_dir=tmp_path, reports_dir=tmp_path
-    )
+    settings = PlatformSettings(**unreachable_places(tmp_path))
     identity = ModelIdentity(NAME, "e", "parcels", ("look", "stop"))
     project = ParcelProject(lambda candidate: pytest.fail("nothing may be measured"), GATE)
     with pytest.raises(RegistryError, match=r"http://127\.0\.0\.1:1 does not answer"):

@@ -16,7 +16,6 @@ from psycopg import sql
 
 from common_ml_utils.batch_command import batch_command
 from common_ml_utils.batch_prediction import (
-    BatchPrediction,
     BatchProject,
     Chunk,
     DayPlan,
@@ -26,7 +25,6 @@ from common_ml_utils.batch_prediction import (
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import EmptyWindowError
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient
-from common_ml_utils.mlflow_utils import ModelRegistry
 from src.config import IDENTITY, ChurnTrainingSettings
 from src.data_loader import KEY
 from src.preprocessor import check_ranges
@@ -88,13 +86,6 @@ def project() -> BatchProject:
         plan=plan_day,
         check=check_ranges,
     )
-
-
-def predict_batch(settings: ChurnTrainingSettings, day: date) -> int:
-    """Score one day and return the number of rows written."""
-    registry = ModelRegistry(settings.mlflow_tracking_uri)
-    client = FeatureStoreClient(settings.feature_store_db)
-    return BatchPrediction(project(), settings, registry, client).predict(day).rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

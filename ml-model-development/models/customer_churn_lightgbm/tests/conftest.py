@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from src.train import ChurnTrainer
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import EmptyWindowError
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient, LabelPolicy
-from common_ml_utils.mlflow_utils import ModelRegistry, RegisteredBundle, TrainingRun
-from common_ml_utils.release_bundle import ReleaseBundle
+from common_ml_utils.test_doubles import ListRegistry, unreachable_places
 
 SNAPSHOT = pd.Timestamp("2024-05-01", tz="UTC")
 AS_OF = datetime(2024, 6, 1, tzinfo=UTC)
@@ -109,37 +108,10 @@ class FakeFeatureStore(FeatureStoreClient):
         return self.subscribers.loc[wanted, present].reset_index(drop=True)
 
 
-@dataclass
-class FakeRegistry(ModelRegistry):
-    """Keeps what was registered in a list."""
-
-    registered: list[tuple[ReleaseBundle, TrainingRun, dict[str, bytes]]] = field(default_factory=list)
-    tracking_uri: str = "http://127.0.0.1:1"
-
-    def check_reachable(self) -> None:
-        """Answer always."""
-
-    def register(self, bundle_folder: Path, bundle: ReleaseBundle, run: TrainingRun) -> int:
-        files = {path.name: path.read_bytes() for path in bundle_folder.iterdir()}
-        self.registered.append((bundle, run, files))
-        return len(self.registered)
-
-    def latest(self) -> RegisteredBundle:
-        bundle = self.registered[-1][0]
-        return RegisteredBundle(bundle.manifest.model_name, len(self.registered), bundle)
-
-
 def make_settings(folder: Path) -> ChurnTrainingSettings:
     """Return settings of no real place: nothing in a unit test may reach one."""
-    nowhere = {"host": "127.0.0.1", "port": 1, "name": "none", "user": "none", "password": "none"}
-    databases = {
-        f"{db}_{key}": value for db in ("feature_store_db", "decisions_db") for key, value in nowhere.items()
-    }
     return ChurnTrainingSettings(
-        **databases,
-        mlflow_tracking_uri="http://127.0.0.1:1",
-        data_dir=folder / "data",
-        reports_dir=folder / "reports",
+        **unreachable_places(folder),
         hyperparameters=ChurnHyperparameters(n_estimators=30, n_jobs=1),
     )
 
@@ -155,7 +127,7 @@ def subscribers() -> pd.DataFrame:
 
 
 def run_training(
-    settings: ChurnTrainingSettings, store: FakeFeatureStore, registry: FakeRegistry, as_of: datetime = AS_OF
+    settings: ChurnTrainingSettings, store: FakeFeatureStore, registry: ListRegistry, as_of: datetime = AS_OF
 ) -> None:
     """Train as the command does, but register in the fake."""
     trainer = ChurnTrainer(settings, store, as_of)
@@ -169,12 +141,12 @@ class Trained:
 
     settings: ChurnTrainingSettings
     store: FakeFeatureStore
-    registry: FakeRegistry
+    registry: ListRegistry
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     settings = make_settings(tmp_path_factory.mktemp("trained"))
-    done = Trained(settings, FakeFeatureStore(make_subscribers()), FakeRegistry())
+    done = Trained(settings, FakeFeatureStore(make_subscribers()), ListRegistry())
     run_training(done.settings, done.store, done.registry)
     return done

@@ -12,6 +12,7 @@ from src import predict_batch
 from src.config import ChurnTrainingSettings
 from src.data_loader import KEY
 
+from common_ml_utils.batch_command import predict_day
 from common_ml_utils.errors import EmptyWindowError, RegistryError
 from common_ml_utils.feature_store_client import FeatureStoreClient
 
@@ -56,7 +57,7 @@ def test_a_day_before_any_snapshot_is_refused() -> None:
 
 def test_an_unreachable_registry_is_one_clear_error(settings: ChurnTrainingSettings) -> None:
     with pytest.raises(RegistryError):
-        predict_batch.predict_batch(settings, DAY)
+        predict_day(predict_batch.project(), settings, DAY)
 
 
 def test_the_command_needs_a_day_or_files(capsys: pytest.CaptureFixture[str]) -> None:

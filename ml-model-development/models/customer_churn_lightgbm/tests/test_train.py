@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import KINDS, FakeFeatureStore, FakeRegistry, Trained, run_training
+from conftest import KINDS, FakeFeatureStore, ListRegistry, Trained, run_training
 from src.config import ChurnHyperparameters, ChurnTrainingSettings, ChurnValues
 from src.data_loader import KEY, split_holdout
 from src.evaluate import SOURCE
@@ -47,7 +47,7 @@ def test_the_same_data_and_seed_give_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(base_model_trainer, "model_plots", lambda *_: {})  # they take seconds
-    registry = FakeRegistry()
+    registry = ListRegistry()
     run_training(settings, FakeFeatureStore(subscribers), registry)
     again, before = registry.registered[0][2], trained.registry.registered[0][2]
     assert {name for name in again if again[name] != before[name]} <= {"manifest.json"}  # it names the commit
@@ -93,7 +93,7 @@ def test_bad_data_registers_nothing(
         "impossible value": subscribers.assign(subscriber_tenure_months=-3),
         "not matured": subscribers,
     }[kind]
-    registry = FakeRegistry()
+    registry = ListRegistry()
     with pytest.raises(DataError) as caught:
         run_training(settings, FakeFeatureStore(broken), registry, as_of)
     assert isinstance(caught.value, ModelDevelopmentError)

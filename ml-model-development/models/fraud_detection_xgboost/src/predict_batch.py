@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from datetime import date
 
 from common_ml_utils.batch_command import batch_command
-from common_ml_utils.batch_prediction import BatchPrediction, BatchProject, DayPlan, plan_by_time
+from common_ml_utils.batch_prediction import BatchProject, DayPlan, plan_by_time
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.feature_store_client import FeatureStoreClient
-from common_ml_utils.mlflow_utils import ModelRegistry
 from src.config import IDENTITY, FraudTrainingSettings
 from src.data_loader import KEY, day_entities
 from src.preprocessor import check_ranges
@@ -35,13 +34,6 @@ def project() -> BatchProject:
         plan=plan_day,
         check=check_ranges,
     )
-
-
-def predict_batch(settings: FraudTrainingSettings, day: date) -> int:
-    """Score one day and return the number of rows written."""
-    registry = ModelRegistry(settings.mlflow_tracking_uri)
-    client = FeatureStoreClient(settings.feature_store_db)
-    return BatchPrediction(project(), settings, registry, client).predict(day).rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

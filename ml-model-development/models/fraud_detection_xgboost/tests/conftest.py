@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from src.train import FraudTrainer
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import EmptyWindowError
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient, LabelPolicy
-from common_ml_utils.mlflow_utils import ModelRegistry, RegisteredBundle, TrainingRun
-from common_ml_utils.release_bundle import ReleaseBundle
+from common_ml_utils.test_doubles import ListRegistry, unreachable_places
 
 DAYS = 40
 FIRST_DAY = date(2024, 1, 1)
@@ -132,28 +131,6 @@ class FakeFeatureStore(FeatureStoreClient):
         return known.drop_duplicates().to_dict("records")
 
 
-@dataclass
-class FakeRegistry(ModelRegistry):
-    """Keeps what was registered in a list."""
-
-    reachable: bool = True
-    registered: list[tuple[ReleaseBundle, TrainingRun, dict[str, bytes]]] = field(default_factory=list)
-    tracking_uri: str = "http://127.0.0.1:1"
-
-    def check_reachable(self) -> None:
-        if not self.reachable:
-            ModelRegistry(self.tracking_uri).check_reachable()
-
-    def register(self, bundle_folder: Path, bundle: ReleaseBundle, run: TrainingRun) -> int:
-        files = {path.name: path.read_bytes() for path in bundle_folder.iterdir()}
-        self.registered.append((bundle, run, files))
-        return len(self.registered)
-
-    def latest(self) -> RegisteredBundle:
-        bundle = self.registered[-1][0]
-        return RegisteredBundle(bundle.manifest.model_name, len(self.registered), bundle)
-
-
 @pytest.fixture
 def transactions() -> pd.DataFrame:
     return make_transactions()
@@ -166,15 +143,8 @@ def store(transactions: pd.DataFrame) -> FakeFeatureStore:
 
 def make_settings(folder: Path) -> FraudTrainingSettings:
     """Return settings of no real place: nothing in a unit test may reach one."""
-    nowhere = {"host": "127.0.0.1", "port": 1, "name": "none", "user": "none", "password": "none"}
-    databases = {
-        f"{db}_{key}": value for db in ("feature_store_db", "decisions_db") for key, value in nowhere.items()
-    }
     return FraudTrainingSettings(
-        **databases,
-        mlflow_tracking_uri="http://127.0.0.1:1",
-        data_dir=folder / "data",
-        reports_dir=folder / "reports",
+        **unreachable_places(folder),
         hyperparameters=FraudHyperparameters(n_estimators=20, n_jobs=1, max_bin=64),
     )
 
@@ -187,7 +157,7 @@ def settings(tmp_path: Path) -> FraudTrainingSettings:
 def run_training(
     settings: FraudTrainingSettings,
     store: FakeFeatureStore,
-    registry: FakeRegistry,
+    registry: ListRegistry,
     as_of: datetime | None = None,
 ) -> None:
     """Train as the command does, but register in the fake."""
@@ -202,12 +172,12 @@ class Trained:
 
     settings: FraudTrainingSettings
     store: FakeFeatureStore
-    registry: FakeRegistry
+    registry: ListRegistry
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     settings = make_settings(tmp_path_factory.mktemp("trained"))
-    done = Trained(settings, FakeFeatureStore(make_transactions()), FakeRegistry())
+    done = Trained(settings, FakeFeatureStore(make_transactions()), ListRegistry())
     run_training(done.settings, done.store, done.registry)
     return done

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import FakeFeatureStore, FakeRegistry, make_settings, run_training
+from conftest import FakeFeatureStore, ListRegistry, make_settings, run_training
 from src.config import FraudHyperparameters
 from src.train import FraudTrainer
 
@@ -32,7 +32,7 @@ def test_every_fit_goes_through_the_backend_which_is_ended(
 ) -> None:
     backend = CountingBackend()
     monkeypatch.setattr("src.train.training_backend", lambda name, settings: backend)
-    registry = FakeRegistry()
+    registry = ListRegistry()
     run_training(make_settings(tmp_path), store, registry)
     assert (backend.fits, backend.ended) == (2, 1)
     assert registry.registered[0][1].parameters["training_backend"] == "local"

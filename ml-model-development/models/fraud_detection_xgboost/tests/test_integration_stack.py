@@ -26,6 +26,7 @@ from src.landing import read_landing
 from src.windows import PLATFORM_FEATURES, platform_features
 
 from common_ml_utils import project_gate
+from common_ml_utils.batch_command import predict_day
 from common_ml_utils.errors import FeatureStoreError
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.notebooks import execute, notebooks_in
@@ -158,12 +159,12 @@ def test_train_gate_and_batch_prediction_from_end_to_end(
     report = json.loads((isolated.reports_dir / "fraud" / "gate.json").read_text())
     assert (report["verdict"], report["champion_after"]) == ("promote", outcome.version), report["reasons"]
 
-    rows = predict_batch.predict_batch(isolated, last_day)
+    rows = predict_day(predict_batch.project(), isolated, last_day).rows
     first = scores_of(isolated, last_day)
     counted = client.query("SELECT count(*) AS n FROM raw.transactions WHERE tx_date = %s", [last_day])
     assert len(first) == rows == counted[0]["n"]
     assert set(first["bundle_sha256"]) == {outcome.bundle_sha256}
-    assert predict_batch.predict_batch(isolated, last_day) == rows
+    assert predict_day(predict_batch.project(), isolated, last_day).rows == rows
     pd.testing.assert_frame_equal(scores_of(isolated, last_day), first)
 
     again = train.FraudTrainer(isolated, client, None).train()

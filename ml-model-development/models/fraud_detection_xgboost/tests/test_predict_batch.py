@@ -25,6 +25,7 @@ from src.config import FEATURE_SERVICE, FraudHyperparameters, FraudTrainingSetti
 from src.data_loader import load_day
 from src.train import fit_xgboost
 
+from common_ml_utils.batch_command import predict_day
 from common_ml_utils.batch_parquet import score_parquet
 from common_ml_utils.batch_prediction import BatchPrediction, BatchProject
 from common_ml_utils.batch_spark import SparkEngine, score_parquet_on_spark, session
@@ -84,7 +85,7 @@ def test_a_day_that_is_not_loaded_is_refused(transactions: pd.DataFrame) -> None
 
 def test_an_unreachable_registry_is_one_clear_error(settings: FraudTrainingSettings) -> None:
     with pytest.raises(RegistryError):
-        predict_batch.predict_batch(settings, DAY)
+        predict_day(predict_batch.project(), settings, DAY)
 
 
 def test_a_wrong_date_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import FEATURES, FakeFeatureStore, FakeRegistry, Trained, run_training
+from conftest import FEATURES, FakeFeatureStore, ListRegistry, Trained, run_training
 from src.config import FraudCosts, FraudHyperparameters, FraudTrainingSettings
 from src.train import FraudTrainer, fit_xgboost, fraud_action_costs
 
@@ -59,7 +59,7 @@ def test_the_same_data_and_seed_give_the_same_bytes(
     settings: FraudTrainingSettings, transactions: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_COMMIT", "fixed")
-    registry = FakeRegistry()
+    registry = ListRegistry()
     for _ in range(2):
         run_training(settings, FakeFeatureStore(transactions.copy()), registry)
     (first, _, first_files), (second, _, second_files) = registry.registered
@@ -124,7 +124,7 @@ def broken(transactions: pd.DataFrame, kind: str) -> pd.DataFrame:
 def test_bad_data_registers_nothing(
     settings: FraudTrainingSettings, transactions: pd.DataFrame, kind: str, error: type[ModelDevelopmentError]
 ) -> None:
-    registry = FakeRegistry()
+    registry = ListRegistry()
     with pytest.raises(error):
         run_training(settings, FakeFeatureStore(broken(transactions, kind)), registry)
     assert registry.registered == []
@@ -135,7 +135,7 @@ def test_an_unreachable_registry_is_found_out_before_any_work(
     settings: FraudTrainingSettings, store: FakeFeatureStore
 ) -> None:
     with pytest.raises(RegistryError, match="does not answer"):
-        run_training(settings, store, FakeRegistry(reachable=False))
+        run_training(settings, store, ListRegistry(reachable=False))
     assert not settings.data_dir.exists()
 
 

@@ -19,7 +19,6 @@ from psycopg import sql
 
 from common_ml_utils.batch_command import batch_command
 from common_ml_utils.batch_prediction import (
-    BatchPrediction,
     BatchProject,
     Chunk,
     ChunkJob,
@@ -32,7 +31,7 @@ from common_ml_utils.data_schemas.training_data_contract import PublishedContrac
 from common_ml_utils.errors import EmptyWindowError
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient
 from common_ml_utils.hybrid_recommender import NOTHING
-from common_ml_utils.mlflow_utils import ModelRegistry, RegisteredBundle
+from common_ml_utils.mlflow_utils import RegisteredBundle
 from src.config import IDENTITY, K, RecommenderSettings
 from src.data_loader import check_movies, load_movies
 
@@ -125,13 +124,6 @@ def project() -> BatchProject:
         table=BATCH_RECOMMENDATIONS,
         score=recommend_chunk,
     )
-
-
-def predict_batch(settings: RecommenderSettings, day: date) -> int:
-    """Recommend for one day and return the number of viewers."""
-    registry = ModelRegistry(settings.mlflow_tracking_uri)
-    client = FeatureStoreClient(settings.feature_store_db)
-    return BatchPrediction(project(), settings, registry, client).predict(day).entities
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from src.train import RecommenderTrainer
 
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.feature_store_client import FeatureStoreClient
-from common_ml_utils.mlflow_utils import ModelRegistry, RegisteredBundle, TrainingRun
-from common_ml_utils.recommender_bundle import RecommenderBundle
+from common_ml_utils.test_doubles import ListRegistry, unreachable_places
 
 GENRES = ("movie_is_comedy", "movie_is_thriller")
 FEATURES = (*GENRES, "movie_genre_count", "movie_age_years")
@@ -93,37 +92,10 @@ class FakeFeatureStore(FeatureStoreClient):
         return list(self.movies.to_dict("records"))
 
 
-@dataclass
-class FakeRegistry(ModelRegistry):
-    """Keeps what was registered in a list."""
-
-    registered: list[tuple[RecommenderBundle, TrainingRun, dict[str, bytes]]] = field(default_factory=list)
-    tracking_uri: str = "http://127.0.0.1:1"
-
-    def check_reachable(self) -> None:
-        """Answer always."""
-
-    def register(self, bundle_folder: Path, bundle: Any, run: TrainingRun) -> int:
-        files = {path.name: path.read_bytes() for path in bundle_folder.iterdir()}
-        self.registered.append((bundle, run, files))
-        return len(self.registered)
-
-    def latest(self) -> RegisteredBundle[RecommenderBundle]:
-        bundle = self.registered[-1][0]
-        return RegisteredBundle(bundle.manifest.model_name, len(self.registered), bundle)
-
-
 def make_settings(folder: Path) -> RecommenderSettings:
     """Return settings of no real place: nothing in a unit test may reach one."""
-    nowhere = {"host": "127.0.0.1", "port": 1, "name": "none", "user": "none", "password": "none"}
-    databases = {
-        f"{db}_{key}": value for db in ("feature_store_db", "decisions_db") for key, value in nowhere.items()
-    }
     return RecommenderSettings(
-        **databases,
-        mlflow_tracking_uri="http://127.0.0.1:1",
-        data_dir=folder / "data",
-        reports_dir=folder / "reports",
+        **unreachable_places(folder),
         collaborative=CollaborativeParameters(ease_regularization=20.0, als_factors=4, als_iterations=5),
         blend=BlendGrid(als_shares=(0.0, 0.5), prior_scales=(0.25,), viewer_strengths=(5.0,)),
         split=SplitShares(bootstrap_resamples=100, cold_movies=0.3),
@@ -149,7 +121,7 @@ def ratings() -> pd.DataFrame:
 
 
 def run_training(
-    settings: RecommenderSettings, store: FakeFeatureStore, registry: FakeRegistry, as_of: datetime = AS_OF
+    settings: RecommenderSettings, store: FakeFeatureStore, registry: ListRegistry, as_of: datetime = AS_OF
 ) -> None:
     """Train as the command does, but register in the fake."""
     trainer = RecommenderTrainer(settings, store, as_of)
@@ -163,11 +135,11 @@ class Trained:
 
     settings: RecommenderSettings
     store: FakeFeatureStore
-    registry: FakeRegistry
+    registry: ListRegistry
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    done = Trained(make_settings(tmp_path_factory.mktemp("trained")), FakeFeatureStore(), FakeRegistry())
+    done = Trained(make_settings(tmp_path_factory.mktemp("trained")), FakeFeatureStore(), ListRegistry())
     run_training(done.settings, done.store, done.registry)
     return done

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from pydantic import SecretStr
 from src import predict_batch
 from src.config import K, RecommenderSettings
 
+from common_ml_utils.batch_command import predict_day
 from common_ml_utils.batch_prediction import ChunkJob
 from common_ml_utils.batch_scores import BATCH_RECOMMENDATIONS
 from common_ml_utils.errors import EmptyWindowError, RegistryError
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.hybrid_recommender import NOTHING, Recommendations
 from common_ml_utils.mlflow_utils import RegisteredBundle
+from common_ml_utils.test_doubles import unreachable_places
 
 DAY = date(2016, 9, 1)
 END = "timestamptz '2016-09-02T00:00:00+00:00'"
@@ -114,16 +116,10 @@ def test_each_viewer_gets_ranks_without_gaps_and_nothing_seen(monkeypatch: pytes
     assert moments == [plan.end]
 
 
-def test_an_unreachable_registry_is_one_clear_error() -> None:
-    nowhere = {"host": "127.0.0.1", "port": 1, "name": "none", "user": "none", "password": SecretStr("none")}
-    databases = {
-        f"{db}_{key}": value for db in ("feature_store_db", "decisions_db") for key, value in nowhere.items()
-    }
-    settings = RecommenderSettings(
-        **databases, mlflow_tracking_uri="http://127.0.0.1:1", data_dir="/nowhere", reports_dir="/nowhere"
-    )
+def test_an_unreachable_registry_is_one_clear_error(tmp_path: Path) -> None:
+    settings = RecommenderSettings(**unreachable_places(tmp_path))
     with pytest.raises(RegistryError):
-        predict_batch.predict_batch(settings, DAY)
+        predict_day(predict_batch.project(), settings, DAY)
 
 
 def test_files_of_vectors_are_nothing_a_recommender_scores(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import AS_OF, FakeFeatureStore, FakeRegistry, Trained, make_movies, make_ratings, run_training
+from conftest import AS_OF, FakeFeatureStore, ListRegistry, Trained, make_movies, make_ratings, run_training
 from src import figures
 from src.config import RecommenderSettings
 from src.train import RecommenderTrainer, load_training_data, main
@@ -75,7 +75,7 @@ def test_reports_say_what_was_measured(trained: Trained) -> None:
 
 
 def test_the_same_data_and_seed_give_the_same_bytes(trained: Trained, tmp_path: Path) -> None:
-    registry = FakeRegistry()
+    registry = ListRegistry()
     settings = trained.settings.model_copy(update={"data_dir": tmp_path, "reports_dir": tmp_path})
     run_training(settings, FakeFeatureStore(), registry)
     assert registry.registered[0][2] == trained.registry.registered[0][2]
@@ -88,7 +88,7 @@ def test_ratings_of_the_future_change_nothing(trained: Trained, tmp_path: Path) 
     )
     later["label_known_at"] = later["event_timestamp"]
     late = ratings.tail(1).assign(viewer_id=1001, label_known_at=pd.Timestamp(AS_OF) + pd.Timedelta(days=1))
-    store, registry = FakeFeatureStore(pd.concat([ratings, later, late])), FakeRegistry()
+    store, registry = FakeFeatureStore(pd.concat([ratings, later, late])), ListRegistry()
     settings = trained.settings.model_copy(update={"data_dir": tmp_path, "reports_dir": tmp_path})
     run_training(settings, store, registry)
     assert registry.registered[0][2] == trained.registry.registered[0][2]
@@ -101,7 +101,7 @@ def test_a_viewers_own_future_changes_neither_model_nor_mixture(trained: Trained
     free = set(range(101, 161))
     seen = ratings.groupby("viewer_id")["movie_id"].agg(set)
     ratings.loc[last, "movie_id"] = [min(free - seen[v]) for v in ratings.loc[last, "viewer_id"]]
-    registry = FakeRegistry()
+    registry = ListRegistry()
     settings = trained.settings.model_copy(update={"data_dir": tmp_path, "reports_dir": tmp_path})
     run_training(settings, FakeFeatureStore(ratings), registry)
     ours, theirs = registry.registered[0], trained.registry.registered[0]
@@ -140,7 +140,7 @@ def test_bad_input_is_named_and_nothing_registered(
     error: type[DataError],
     message: str,
 ) -> None:
-    registry = FakeRegistry()
+    registry = ListRegistry()
     with pytest.raises(error, match=message):
         run_training(settings, store, registry, as_of)
     assert registry.registered == []
