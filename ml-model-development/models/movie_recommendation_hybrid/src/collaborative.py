@@ -70,18 +70,19 @@ def fit_als(training: csr_matrix, parameters: CollaborativeParameters) -> np.nda
     """Return the movies' factors, shape (movies, factors) float32; one thread, so the bits repeat."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # It would rather have OpenBLAS on one thread, which it has, and a progress bar of notebooks.
         warnings.filterwarnings("ignore", message="OpenBLAS|IProgress")
         from implicit.als import AlternatingLeastSquares
 
-        model = AlternatingLeastSquares(
-            factors=parameters.als_factors,
-            regularization=parameters.als_regularization,
-            alpha=parameters.als_confidence,
-            iterations=parameters.als_iterations,
-            num_threads=1,
-            random_state=parameters.seed,
-        )
-        model.fit(training.astype(np.float32), show_progress=False)
-        return np.asarray(model.item_factors, dtype=np.float32)
+        with threadpool_limits(1, "blas"):
+            model = AlternatingLeastSquares(
+                factors=parameters.als_factors,
+                regularization=parameters.als_regularization,
+                alpha=parameters.als_confidence,
+                iterations=parameters.als_iterations,
+                num_threads=1,
+                random_state=parameters.seed,
+            )
+            model.fit(training.astype(np.float32), show_progress=False)
+            return np.asarray(model.item_factors, dtype=np.float32)
