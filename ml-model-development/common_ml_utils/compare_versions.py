@@ -23,7 +23,7 @@ from common_ml_utils.mlflow_utils import CHAMPION, STAGING, ModelRegistry, Versi
 from common_ml_utils.model_card import CARD_JSON, interval_text, ranged
 from common_ml_utils.pages import Block, Note, Page, Plots, Section, Table, Text
 from common_ml_utils.plots import metric_history
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.promotion.ledger import PromotionLedger
 from common_ml_utils.reports import measurement, write_page, write_report
 from common_ml_utils.settings import PlatformSettings
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from common_ml_utils.mlflow_utils import CHAMPION, PREVIOUS, STAGING, RegisteredBundle
-from common_ml_utils.promotion_ledger import GENESIS, check_chain, entry_hash
+from common_ml_utils.promotion.ledger import GENESIS, check_chain, entry_hash
 from common_ml_utils.release_bundle import ReleaseBundle
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

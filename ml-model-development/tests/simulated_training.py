@@ -18,13 +18,18 @@ import pandas as pd
 import xgboost
 from promotion_fakes import Book, Shelf
 
-from common_ml_utils.classifier_gate import Candidate, ClassifierProject, SampledQuery, TrainingSource
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.drift_reference import reference_statistics
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient, LabelPolicy
 from common_ml_utils.native_models import LightGBMModel, NativeModel, XGBoostModel
 from common_ml_utils.preprocessing import Preprocessing
-from common_ml_utils.promotion_gate import PromotionGate, Verdict
+from common_ml_utils.promotion.classifier_gate import (
+    Candidate,
+    ClassifierProject,
+    SampledQuery,
+    TrainingSource,
+)
+from common_ml_utils.promotion.gate import PromotionGate, Verdict
 from common_ml_utils.release_bundle import (
     BundleContents,
     Manifest,

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common_ml_utils import batch_command
-from common_ml_utils.batch_parquet import score_parquet
-from common_ml_utils.batch_prediction import (
+from common_ml_utils.batch import command
+from common_ml_utils.batch.parquet import score_parquet
+from common_ml_utils.batch.prediction import (
     BatchProject,
     DayPlan,
     cut,
@@ -29,7 +29,7 @@ from common_ml_utils.batch_prediction import (
     run_identity,
     score_rows,
 )
-from common_ml_utils.batch_scores import BATCH_SCORES, json_texts
+from common_ml_utils.batch.scores import BATCH_SCORES, json_texts
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import (
     BackendError,
@@ -246,7 +246,7 @@ def test_a_file_that_is_no_parquet_or_not_there_is_one_clear_error(
 )
 def test_wrong_arguments_are_a_usage_error(arguments: list[str], project: BatchProject) -> None:
     with pytest.raises(SystemExit, match="2"):
-        batch_command.parse(project, arguments)
+        command.parse(project, arguments)
 
 
 def test_spark_where_it_is_not_installed_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_spark_where_it_is_not_installed_is_one_clear_error(monkeypatch: pytest.
     with pytest.raises(
         BackendError, match="--engine spark needs a package that is not installed here: pyspark"
     ):
-        batch_command.spark()
+        command.spark()
 
 
 def test_record_batches_keep_their_other_columns_types(

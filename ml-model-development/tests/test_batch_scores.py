@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from pydantic import ValidationError
 
-from common_ml_utils.batch_scores import BATCH_SCORES, DayRun, RunOfTable, stage_chunk
+from common_ml_utils.batch.scores import BATCH_SCORES, DayRun, RunOfTable, stage_chunk
 from common_ml_utils.errors import ModelDevelopmentError
 from common_ml_utils.settings import DatabaseAddress, PlatformSettings
 

@@ -28,7 +28,7 @@ from common_ml_utils.mlflow_utils import (
     ModelRegistry,
     TrainingRun,
 )
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.promotion.ledger import PromotionLedger
 from common_ml_utils.release_bundle import BundleContents, ReleaseBundle, write_bundle
 from common_ml_utils.settings import PlatformSettings
 

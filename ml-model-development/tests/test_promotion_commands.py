@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from promotion_fakes import START, Book
 
-from common_ml_utils import promotion
 from common_ml_utils.errors import LedgerError, RegistryError
-from common_ml_utils.promotion import (
+from common_ml_utils.promotion import commands
+from common_ml_utils.promotion.commands import (
     approve,
     described,
     lost_verdicts,
@@ -23,7 +23,7 @@ from common_ml_utils.promotion import (
     reported_hashes,
     roll_back,
 )
-from common_ml_utils.promotion_ledger import production_at
+from common_ml_utils.promotion.ledger import production_at
 
 NAME = "parcel-loss-model"
 
@@ -187,5 +187,5 @@ def test_a_row_cut_off_from_the_end_is_found_by_the_report_of_its_verdict(book: 
 )
 def test_who_and_why_must_be_given(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        promotion.main(arguments)
+        commands.main(arguments)
     assert "usage" in capsys.readouterr().err

@@ -19,10 +19,10 @@ from common_ml_utils.base_model_trainer import ModelIdentity
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import DataError, LedgerError, RegistryError
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
-from common_ml_utils.project_gate import run_project_gate
-from common_ml_utils.promotion_evaluation import Evaluation, classifier_evaluation
-from common_ml_utils.promotion_gate import Holdout, Measured, PromotionGate, Verdict, judge
-from common_ml_utils.promotion_guards import ASK, OK, REFUSE, Finding
+from common_ml_utils.promotion.evaluation import Evaluation, classifier_evaluation
+from common_ml_utils.promotion.gate import Holdout, Measured, PromotionGate, Verdict, judge
+from common_ml_utils.promotion.guards import ASK, OK, REFUSE, Finding
+from common_ml_utils.promotion.project_gate import run_project_gate
 from common_ml_utils.release_bundle import ReleaseBundle, write_bundle
 from common_ml_utils.settings import GateSettings, PlatformSettings
 from common_ml_utils.test_doubles import unreachable_places

@@ -14,14 +14,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from common_ml_utils.drift_reference import numeric_reference
 from common_ml_utils.errors import DataError, EmptyWindowError
-from common_ml_utils.promotion_evaluation import (
+from common_ml_utils.promotion.evaluation import (
     SliceEvaluation,
     classifier_evaluation,
     compare,
     comparison_of,
     mean_evaluation,
 )
-from common_ml_utils.promotion_guards import (
+from common_ml_utils.promotion.guards import (
     ASK,
     OK,
     REFUSE,
@@ -31,9 +31,7 @@ from common_ml_utils.promotion_guards import (
     floor_finding,
     slice_findings,
 )
-from common_ml_utils.release_bundle import TrainingInterval
-from common_ml_utils.settings import GateSettings
-from common_ml_utils.training_guards import (
+from common_ml_utils.promotion.training_guards import (
     Leak,
     agreement_finding,
     labels_finding,
@@ -47,6 +45,8 @@ from common_ml_utils.training_guards import (
     staleness_finding,
     values_finding,
 )
+from common_ml_utils.release_bundle import TrainingInterval
+from common_ml_utils.settings import GateSettings
 
 GATE = GateSettings(metric="auc_roc", floor=0.6, ceiling=0.95)
 SERVICE = contract_of().service

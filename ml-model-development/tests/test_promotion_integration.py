@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from test_promotion_commands import Aliases, named
 
 from common_ml_utils.errors import LedgerError, RegistryError
-from common_ml_utils.promotion import approve, problems_of, roll_back
-from common_ml_utils.promotion_ledger import GENESIS, PromotionLedger, entry_hash, production_at
+from common_ml_utils.promotion.commands import approve, problems_of, roll_back
+from common_ml_utils.promotion.ledger import GENESIS, PromotionLedger, entry_hash, production_at
 from common_ml_utils.settings import PlatformSettings
 
 pytestmark = pytest.mark.integration

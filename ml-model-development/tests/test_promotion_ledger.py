@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common_ml_utils.errors import LedgerError
-from common_ml_utils.promotion_ledger import GENESIS, PromotionLedger, check_chain, entry_hash
+from common_ml_utils.promotion.ledger import GENESIS, PromotionLedger, check_chain, entry_hash
 from common_ml_utils.settings import DatabaseAddress
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from simulated_training import FEATURES, Problem, contract_of, day, payments, subscribers
 
-from common_ml_utils import classifier_gate
 from common_ml_utils.errors import BundleError, DataError, EmptyWindowError, OneClassLabelsError
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
+from common_ml_utils.promotion import classifier_gate
 from common_ml_utils.release_bundle import ReleaseBundle
 
 PROBLEMS = {"fraud-like": payments, "churn-like": subscribers}

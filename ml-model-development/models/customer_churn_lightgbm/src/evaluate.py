@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from common_ml_utils.classifier_gate import Candidate, TrainingSource, run_classifier_gate
 from common_ml_utils.command_line import run_command
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.feature_store_client import FeatureStoreClient
+from common_ml_utils.promotion.classifier_gate import Candidate, TrainingSource, run_classifier_gate
 from common_ml_utils.release_bundle import Manifest
 from common_ml_utils.training_sets import TrainingSetStore
 from src.config import IDENTITY, LABEL_NAME, ChurnTrainingSettings

@@ -14,8 +14,8 @@ from datetime import date, datetime
 
 from psycopg import sql
 
-from common_ml_utils.batch_command import batch_command
-from common_ml_utils.batch_prediction import (
+from common_ml_utils.batch.command import batch_command
+from common_ml_utils.batch.prediction import (
     BatchProject,
     Chunk,
     DayPlan,

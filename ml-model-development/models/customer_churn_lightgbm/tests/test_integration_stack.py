@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from src import evaluate, train, what_if
 from src.config import IDENTITY, ChurnTrainingSettings
 
-from common_ml_utils import project_gate
 from common_ml_utils.feature_store_client import FeatureStoreClient
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.promotion import project_gate
+from common_ml_utils.promotion.ledger import PromotionLedger
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ from src import predict_batch
 from src.config import ChurnTrainingSettings
 from src.data_loader import KEY
 
-from common_ml_utils.batch_command import predict_day
+from common_ml_utils.batch.command import predict_day
 from common_ml_utils.errors import EmptyWindowError, RegistryError
 from common_ml_utils.feature_store_client import FeatureStoreClient
 

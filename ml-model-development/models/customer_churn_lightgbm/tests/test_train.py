@@ -15,8 +15,8 @@ from src.evaluate import SOURCE
 from src.train import churn_action_costs, fit_lightgbm
 
 from common_ml_utils import base_model_trainer
-from common_ml_utils.classifier_gate import ClassifierProject
 from common_ml_utils.errors import DataError, ModelDevelopmentError
+from common_ml_utils.promotion.classifier_gate import ClassifierProject
 from common_ml_utils.training_sets import TrainingSetStore
 
 

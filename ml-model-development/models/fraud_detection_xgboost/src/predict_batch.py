@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 
-from common_ml_utils.batch_command import batch_command
-from common_ml_utils.batch_prediction import BatchProject, DayPlan, plan_by_time
+from common_ml_utils.batch.command import batch_command
+from common_ml_utils.batch.prediction import BatchProject, DayPlan, plan_by_time
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from src.config import IDENTITY, FraudTrainingSettings

@@ -10,8 +10,8 @@ import pandas as pd
 from conftest import Trained
 from src.evaluate import SOURCE
 
-from common_ml_utils.classifier_gate import ClassifierProject
 from common_ml_utils.mlflow_utils import RegisteredBundle
+from common_ml_utils.promotion.classifier_gate import ClassifierProject
 from common_ml_utils.release_bundle import ReleaseBundle
 from common_ml_utils.training_sets import TrainingSetStore
 

@@ -22,11 +22,11 @@ from src import evaluate, train
 from src.config import IDENTITY, FraudHyperparameters, FraudTrainingSettings, FraudWindows
 from src.data_loader import LABEL, load_labelled
 
-from common_ml_utils import project_gate
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import CHAMPION, PREVIOUS, STAGING, ModelRegistry
-from common_ml_utils.promotion import problems_of, roll_back
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.promotion import project_gate
+from common_ml_utils.promotion.commands import problems_of, roll_back
+from common_ml_utils.promotion.ledger import PromotionLedger
 
 pytestmark = pytest.mark.integration
 Sabotage = Callable[[pd.DataFrame], pd.DataFrame]

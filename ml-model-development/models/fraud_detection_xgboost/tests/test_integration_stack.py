@@ -25,12 +25,12 @@ from src.handbook_report import published
 from src.landing import read_landing
 from src.windows import PLATFORM_FEATURES, platform_features
 
-from common_ml_utils import project_gate
-from common_ml_utils.batch_command import predict_day
+from common_ml_utils.batch.command import predict_day
 from common_ml_utils.errors import FeatureStoreError
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.notebooks import execute, notebooks_in
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.promotion import project_gate
+from common_ml_utils.promotion.ledger import PromotionLedger
 
 pytestmark = pytest.mark.integration
 

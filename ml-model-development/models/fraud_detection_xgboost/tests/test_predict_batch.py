@@ -25,10 +25,10 @@ from src.config import FEATURE_SERVICE, FraudHyperparameters, FraudTrainingSetti
 from src.data_loader import load_day
 from src.train import fit_xgboost
 
-from common_ml_utils.batch_command import predict_day
-from common_ml_utils.batch_parquet import score_parquet
-from common_ml_utils.batch_prediction import BatchPrediction, BatchProject
-from common_ml_utils.batch_spark import SparkEngine, score_parquet_on_spark, session
+from common_ml_utils.batch.command import predict_day
+from common_ml_utils.batch.parquet import score_parquet
+from common_ml_utils.batch.prediction import BatchPrediction, BatchProject
+from common_ml_utils.batch.spark import SparkEngine, score_parquet_on_spark, session
 from common_ml_utils.drift_reference import reference_statistics
 from common_ml_utils.errors import EmptyWindowError, FeatureStoreError, ModelDevelopmentError, RegistryError
 from common_ml_utils.feature_store_client import FeatureStoreClient
@@ -190,19 +190,19 @@ import os, signal, sys
 from dataclasses import replace
 from datetime import date
 from src import predict_batch
-from common_ml_utils import batch_prediction
+from common_ml_utils.batch import prediction
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import ModelRegistry
 
-whole = batch_prediction.score_chunk
+whole = prediction.score_chunk
 def twice_then_killed(*arguments):
     if arguments[-1].number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(*arguments)
-batch_prediction.score_chunk = twice_then_killed
+prediction.score_chunk = twice_then_killed
 project = replace(predict_batch.project(), model_name=sys.argv[1])
 settings = project.settings()
-batch_prediction.BatchPrediction(
+prediction.BatchPrediction(
     project, settings, ModelRegistry(settings.mlflow_tracking_uri),
     FeatureStoreClient(settings.feature_store_db), chunk_rows=300,
 ).predict(date.fromisoformat(sys.argv[2]))

@@ -15,13 +15,13 @@ import numpy as np
 from common_ml_utils.command_line import run_command
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.mlflow_utils import ModelRegistry, RegisteredBundle
-from common_ml_utils.promotion_evaluation import Evaluation, mean_evaluation
-from common_ml_utils.promotion_gate import Measured, PromotionGate
-from common_ml_utils.promotion_guards import OK, REFUSE, Finding
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.promotion.evaluation import Evaluation, mean_evaluation
+from common_ml_utils.promotion.gate import Measured, PromotionGate
+from common_ml_utils.promotion.guards import OK, REFUSE, Finding
+from common_ml_utils.promotion.ledger import PromotionLedger
+from common_ml_utils.promotion.training_guards import latency_finding, signature_finding, staleness_finding
 from common_ml_utils.recommender_bundle import RecommenderBundle
 from common_ml_utils.release_bundle import Manifest
-from common_ml_utils.training_guards import latency_finding, signature_finding, staleness_finding
 from src.config import IDENTITY, K, RecommenderSettings
 from src.evaluation import Audience
 from src.measures import Lists, histories_of, viewer_measures

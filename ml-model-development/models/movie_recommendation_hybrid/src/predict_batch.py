@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from psycopg import sql
 
-from common_ml_utils.batch_command import batch_command
-from common_ml_utils.batch_prediction import (
+from common_ml_utils.batch.command import batch_command
+from common_ml_utils.batch.prediction import (
     BatchProject,
     Chunk,
     ChunkJob,
@@ -26,7 +26,7 @@ from common_ml_utils.batch_prediction import (
     cut,
     day_bounds,
 )
-from common_ml_utils.batch_scores import BATCH_RECOMMENDATIONS
+from common_ml_utils.batch.scores import BATCH_RECOMMENDATIONS
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract
 from common_ml_utils.errors import EmptyWindowError
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient

@@ -12,7 +12,7 @@ from src.evaluate import RecommenderProject, viewers_seen
 from src.train import load_training_data
 
 from common_ml_utils.mlflow_utils import RegisteredBundle
-from common_ml_utils.promotion_evaluation import compare
+from common_ml_utils.promotion.evaluation import compare
 from common_ml_utils.recommender_bundle import RecommenderBundle
 
 

@@ -25,7 +25,7 @@ from common_ml_utils import notebooks
 from common_ml_utils.errors import EmptyWindowError
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient
 from common_ml_utils.mlflow_utils import STAGING, ModelRegistry
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.promotion.ledger import PromotionLedger
 from common_ml_utils.recommender_bundle import RecommenderBundle
 
 pytestmark = pytest.mark.integration

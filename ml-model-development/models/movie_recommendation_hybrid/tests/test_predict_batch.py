@@ -14,9 +14,9 @@ import pytest
 from src import predict_batch
 from src.config import K, RecommenderSettings
 
-from common_ml_utils.batch_command import predict_day
-from common_ml_utils.batch_prediction import ChunkJob
-from common_ml_utils.batch_scores import BATCH_RECOMMENDATIONS
+from common_ml_utils.batch.command import predict_day
+from common_ml_utils.batch.prediction import ChunkJob
+from common_ml_utils.batch.scores import BATCH_RECOMMENDATIONS
 from common_ml_utils.errors import EmptyWindowError, RegistryError
 from common_ml_utils.feature_store_client import FeatureStoreClient
 from common_ml_utils.hybrid_recommender import NOTHING, Recommendations

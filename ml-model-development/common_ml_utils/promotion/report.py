@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common_ml_utils.pages import Block, Facts, Note, Page, Section, Table, Text
-from common_ml_utils.promotion_evaluation import SLICE
+from common_ml_utils.promotion.evaluation import SLICE
 from common_ml_utils.reports import write_page
 
 KINDS: dict[str, Literal["good", "warning", "bad"]] = {

@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from types import ModuleType
 
-from common_ml_utils.batch_parquet import score_parquet
-from common_ml_utils.batch_prediction import (
+from common_ml_utils.batch.parquet import score_parquet
+from common_ml_utils.batch.prediction import (
     CHUNK_ROWS,
     BatchOutcome,
     BatchPrediction,
@@ -125,6 +125,6 @@ def spark() -> ModuleType:
         raise BackendError(
             f"--engine spark needs a package that is not installed here: {error.name}"
         ) from error
-    from common_ml_utils import batch_spark
+    from common_ml_utils.batch import spark as module
 
-    return batch_spark
+    return module

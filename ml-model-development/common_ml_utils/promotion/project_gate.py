@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from common_ml_utils.base_model_trainer import ModelIdentity
 from common_ml_utils.mlflow_utils import ModelRegistry
-from common_ml_utils.promotion_gate import GateProject, PromotionGate, Verdict
-from common_ml_utils.promotion_ledger import PromotionLedger
+from common_ml_utils.promotion.gate import GateProject, PromotionGate, Verdict
+from common_ml_utils.promotion.ledger import PromotionLedger
 from common_ml_utils.settings import GateSettings, PlatformSettings
 
 

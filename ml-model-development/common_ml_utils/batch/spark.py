@@ -19,8 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from common_ml_utils.batch_parquet import OUTPUT_FIELDS, score_batch
-from common_ml_utils.batch_prediction import BatchProject, Chunk, ChunkJob, score_chunk
+from common_ml_utils.batch.parquet import OUTPUT_FIELDS, score_batch
+from common_ml_utils.batch.prediction import BatchProject, Chunk, ChunkJob, score_chunk
 from common_ml_utils.distributed.spark_session import environment, spark_session
 from common_ml_utils.errors import ModelDevelopmentError, RegistryError, first_line
 from common_ml_utils.feature_store_client import FeatureStoreClient

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from common_ml_utils.batch_prediction import CHUNK_ROWS, BatchProject
+from common_ml_utils.batch.prediction import CHUNK_ROWS, BatchProject
 from common_ml_utils.data_schemas.training_data_contract import typed_feature
 from common_ml_utils.errors import DataError, EmptyWindowError, SchemaMismatchError
 from common_ml_utils.mlflow_utils import RegisteredBundle

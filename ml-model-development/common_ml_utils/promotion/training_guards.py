@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from common_ml_utils.data_schemas.training_data_contract import PublishedContract, VectorFeature
-from common_ml_utils.promotion_guards import ASK, OK, REFUSE, Finding, Outcome
+from common_ml_utils.promotion.guards import ASK, OK, REFUSE, Finding, Outcome
 from common_ml_utils.release_bundle import TrainingInterval
 from common_ml_utils.settings import GateSettings
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from typing import Any, Protocol
 from common_ml_utils.command_line import run_command, utc_time
 from common_ml_utils.errors import LedgerError, RegistryError
 from common_ml_utils.mlflow_utils import CHAMPION, PREVIOUS, STAGING, ModelRegistry, RegisteredBundle
-from common_ml_utils.promotion_ledger import Production, PromotionLedger, disagreement, production_at
+from common_ml_utils.promotion.ledger import Production, PromotionLedger, disagreement, production_at
 from common_ml_utils.settings import PlatformSettings
 
 SHOWN = 12  # characters of a hash that people compare
@@ -303,7 +302,3 @@ def _registry(settings: PlatformSettings) -> ModelRegistry:
 
 def _named(version: int, bundle_sha256: str) -> dict[str, Any]:
     return {"version": version, "bundle_sha256": bundle_sha256}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

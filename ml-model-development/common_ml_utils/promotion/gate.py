@@ -17,7 +17,7 @@ import pandas as pd
 
 from common_ml_utils.errors import RegistryError
 from common_ml_utils.mlflow_utils import CHAMPION, STAGING, RegisteredBundle
-from common_ml_utils.promotion_evaluation import (
+from common_ml_utils.promotion.evaluation import (
     CALIBRATION,
     SLICE,
     Comparison,
@@ -26,7 +26,7 @@ from common_ml_utils.promotion_evaluation import (
     compare,
     compare_slices,
 )
-from common_ml_utils.promotion_guards import (
+from common_ml_utils.promotion.guards import (
     ASK,
     OK,
     REFUSE,
@@ -36,8 +36,8 @@ from common_ml_utils.promotion_guards import (
     floor_finding,
     slice_findings,
 )
-from common_ml_utils.promotion_ledger import disagreement, last_rollback_of, production_at
-from common_ml_utils.promotion_report import write_gate_page
+from common_ml_utils.promotion.ledger import disagreement, last_rollback_of, production_at
+from common_ml_utils.promotion.report import write_gate_page
 from common_ml_utils.reports import measurement, write_report
 from common_ml_utils.settings import GateSettings
 from common_ml_utils.slices import Slices

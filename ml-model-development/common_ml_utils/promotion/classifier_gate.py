@@ -22,14 +22,11 @@ from common_ml_utils.drift_reference import SCORE, reference_statistics
 from common_ml_utils.errors import DataError, EmptyWindowError
 from common_ml_utils.feature_store_client import EntityQuery, FeatureStoreClient
 from common_ml_utils.mlflow_utils import RegisteredBundle
-from common_ml_utils.project_gate import run_project_gate
-from common_ml_utils.promotion_evaluation import Evaluation, classifier_evaluation
-from common_ml_utils.promotion_gate import Holdout, Measured, Verdict
-from common_ml_utils.promotion_guards import ASK, OK, Finding
-from common_ml_utils.release_bundle import Manifest, ReleaseBundle
-from common_ml_utils.settings import GateSettings, PlatformSettings
-from common_ml_utils.slices import Slices
-from common_ml_utils.training_guards import (
+from common_ml_utils.promotion.evaluation import Evaluation, classifier_evaluation
+from common_ml_utils.promotion.gate import Holdout, Measured, Verdict
+from common_ml_utils.promotion.guards import ASK, OK, Finding
+from common_ml_utils.promotion.project_gate import run_project_gate
+from common_ml_utils.promotion.training_guards import (
     agreement_finding,
     labels_finding,
     latency_finding,
@@ -41,6 +38,9 @@ from common_ml_utils.training_guards import (
     staleness_finding,
     values_finding,
 )
+from common_ml_utils.release_bundle import Manifest, ReleaseBundle
+from common_ml_utils.settings import GateSettings, PlatformSettings
+from common_ml_utils.slices import Slices
 from common_ml_utils.training_sets import TrainingSetStore, data_version
 
 Candidate = RegisteredBundle[ReleaseBundle]

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from common_ml_utils.promotion_evaluation import SLICE, Comparison, SliceEvaluation
+from common_ml_utils.promotion.evaluation import SLICE, Comparison, SliceEvaluation
 from common_ml_utils.settings import GateSettings
 
 Outcome = Literal["pass", "needs approval", "refuse"]

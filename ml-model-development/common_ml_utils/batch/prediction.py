@@ -21,7 +21,7 @@ import pandas as pd
 from psycopg import sql
 from tqdm import tqdm
 
-from common_ml_utils.batch_scores import (
+from common_ml_utils.batch.scores import (
     BATCH_SCORES,
     DayRun,
     DayTable,
