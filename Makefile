@@ -87,7 +87,7 @@ test-integration: setup ## Tests of every root against the stack that the small 
 	@trap '($(TEST_STACK) down)' EXIT; \
 	if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then ($(TEST_STACK) up); \
 	else (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance test --scale small); fi; \
-	$(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(ROOTS:%=integration/%)
+	($(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(ROOTS:%=integration/%))
 
 check: setup ## Lint, formatting and types in every root; modifies nothing
 	@$(IN_EVERY_ROOT) $(ROOTS:%=check/%)
