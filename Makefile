@@ -83,11 +83,13 @@ test-unit: setup ## Unit and contract tests of every root, without network
 test-e2e: setup ## The small demo, end to end, twice, checked against an oracle computed apart
 	@$(MAKE) --no-print-directory -C $(PLATFORM) test-e2e
 
+# The platform's own tests kill the stack's servers: they come last, alone.
 test-integration: setup ## Tests of every root against the stack that the small demo has filled
 	@trap '($(TEST_STACK) down)' EXIT; \
 	if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then ($(TEST_STACK) up); \
 	else (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance test --scale small); fi; \
-	($(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(ROOTS:%=integration/%))
+	($(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(patsubst %,integration/%,$(filter-out $(PLATFORM),$(ROOTS)))); \
+	($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$(PLATFORM) test-integration)
 
 check: setup ## Lint, formatting and types in every root; modifies nothing
 	@$(IN_EVERY_ROOT) $(ROOTS:%=check/%)

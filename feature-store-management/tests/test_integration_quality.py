@@ -525,6 +525,22 @@ FAULTS = [
         "every_movie_has_a_profile",
         "delete from {features}.fct_movie_profile where movie_id = 2",
     ),
+    Fault(
+        "features_movie_ratings",
+        "one_rating_of_a_movie",
+        "update {labels}.fct_movie_ratings set movie_id = 1 where movie_id = 2",
+    ),
+    Fault(
+        "features_movie_ratings",
+        "ratings_are_stars",
+        "update {labels}.fct_movie_ratings set rating = 7 where movie_id = 2",
+    ),
+    Fault(
+        "features_movie_ratings",
+        "ratings_are_known_after_they_were_given",
+        "update {labels}.fct_movie_ratings set label_known_at = event_timestamp - interval '1 second'"
+        " where movie_id = 2",
+    ),
 ]
 
 
