@@ -24,6 +24,8 @@ WHEN_SET_UP := test -x $(PLATFORM_PY) || { echo "nothing is set up yet: make set
 TEST_STACK := $(STACK) --instance test
 # Two roots at a time, each root's output in one piece where make can.
 JOBS ?= 2
+# The tests of the others kill servers of the stack that they share, so each of those is tested alone.
+LEAVE_SERVERS_ALONE := feature-store-management ml-model-development
 IN_EVERY_ROOT = $(MAKE) --no-print-directory -j$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: help setup lock format check test test-unit test-integration test-e2e demo parity bench-features bench-models reproduce-handbook up-local down status logs reset clean
@@ -83,13 +85,13 @@ test-unit: setup ## Unit and contract tests of every root, without network
 test-e2e: setup ## The small demo, end to end, twice, checked against an oracle computed apart
 	@$(MAKE) --no-print-directory -C $(PLATFORM) test-e2e
 
-# The platform's own tests kill the stack's servers: they come last, alone.
 test-integration: setup ## Tests of every root against the stack that the small demo has filled
 	@trap '($(TEST_STACK) down)' EXIT; \
 	if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then ($(TEST_STACK) up); \
 	else (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance test --scale small); fi; \
-	($(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(patsubst %,integration/%,$(filter-out $(PLATFORM),$(ROOTS)))); \
-	($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$(PLATFORM) test-integration)
+	($(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(LEAVE_SERVERS_ALONE:%=integration/%)); \
+	for root in $(filter-out $(LEAVE_SERVERS_ALONE),$(ROOTS)); do \
+		($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
 
 check: setup ## Lint, formatting and types in every root; modifies nothing
 	@$(IN_EVERY_ROOT) $(ROOTS:%=check/%)
