@@ -47,7 +47,7 @@ from data_transformation_pipelines.stream_jobs_feast.rehearsal import (
     source_topic,
 )
 from data_transformation_pipelines.stream_jobs_feast.stream_metrics import StreamMetrics
-from data_transformation_pipelines.stream_jobs_feast.stream_session import Settings
+from data_transformation_pipelines.stream_jobs_feast.stream_session import Session, Settings, StalledError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -224,6 +224,27 @@ def test_outages_of_redis_database_and_broker_are_waited_out(rehearsal: Rehearsa
             wait_until(everything_is_durable, "all events are durable")
     catch_up(rehearsal)
     assert 1 <= sum(metrics.outages.values.values()) <= 30, metrics.outages.values
+    assert_equal_to_the_oracle(rehearsal, events)
+
+
+@pytest.mark.parametrize("error", [StalledError("made up"), redis.ConnectionError("made up")])
+def test_a_session_that_ends_amid_a_fetch_makes_nothing_durable_that_it_did_not_forward(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    events = made_up_events(2_000, 1)
+    send(rehearsal, events)
+    untroubled, chunks = Session._process_chunk, 0
+
+    def fails_once(session: Session, records: list[Any]) -> None:
+        nonlocal chunks
+        chunks += 1
+        if chunks == 3:
+            raise error
+        untroubled(session, records)
+
+    monkeypatch.setattr(Session, "_process_chunk", fails_once)
+    metrics = catch_up(rehearsal)
+    assert sum(metrics.outages.values.values()) == 1
     assert_equal_to_the_oracle(rehearsal, events)
 
 

@@ -149,6 +149,10 @@ class Session:
                 if self._assigned is False:
                     on_ready()
             self._commit(wait=True)
+        except BaseException:
+            # Leaving the group asks to make durable what was done, and this was done by half.
+            self._discard()
+            raise
         finally:
             self._stack.close()
 
@@ -464,7 +468,7 @@ class Session:
         self._producer.flush(timeout=FLUSH_SECONDS)
         if self._send_error is not None:
             raise self._send_error
-        self._offline.advance(rows, steps, {at: last.value.offset + 1 for at, last in sent.items()})
+        self._offline.advance(rows, steps, {at: last.get().offset + 1 for at, last in sent.items()})
 
     # Where the log ends.
 
