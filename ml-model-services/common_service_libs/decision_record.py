@@ -17,7 +17,11 @@ class DecisionRecord(msgspec.Struct, frozen=True):
 
     `request` is the body with its defaults filled in; the names of those stand in its list `defaulted`.
     `score` is None for a decision made by rules only. `feature_status` holds status and event time of each
-    view: with the contract in the bundle and the value itself it says what became of every value.
+    view: with the contract in the bundle and the value itself it says what became of every value. `rung` is
+    the step of the degradation ladder that answered, `variant` the model's part in a rollout (`champion` or
+    `canary`), and `policy_inputs` what the rules read beside features and request, e.g.
+    `{"lists": {name: bool}, "velocity": {name: number or null}}`. Fields added later have defaults, so that a
+    spool written by an earlier version can still be read.
     """
 
     request_id: str
@@ -38,6 +42,9 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     rules_fired: tuple[str, ...]
     degraded: bool
     latency_ms: float
+    rung: str = "online"
+    variant: str = "champion"
+    policy_inputs: dict[str, Any] = {}
 
 
 _encoder = msgspec.json.Encoder()

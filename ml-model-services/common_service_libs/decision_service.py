@@ -259,6 +259,7 @@ class DecisionService:
             rules_fired=outcome.verdict.rules_fired,
             degraded=outcome.degraded,
             latency_ms=round(latency_ms, 3),
+            rung=outcome.rung.value,
         )
 
     def _count(self, model: ServedModel, online: OnlineFeatures, outcome: Outcome) -> None:
@@ -356,6 +357,8 @@ def reply_of(record: DecisionRecord, policy_name: str) -> dict[str, Any]:
         "reason_codes": record.reason_codes,
         "rules_fired": record.rules_fired,
         "degraded": record.degraded,
+        "rung": record.rung,
+        "variant": record.variant,
         "feature_status": {view: state["status"] for view, state in record.feature_status.items()},
         "model": model_of(record),
         "policy": {"name": policy_name, "version": record.policy_version, "sha256": record.policy_sha256},

@@ -45,6 +45,10 @@ class DecisionReply(Reply):
     degraded: bool = Field(
         description="the online store was silent, or a view the policy names was out of date"
     )
+    rung: str = Field(
+        description="the step of the ladder that answered: online, snapshot, defaults, rules_only"
+    )
+    variant: str = Field(description="the model's part in a rollout: champion or canary")
     feature_status: dict[str, str] = Field(
         description="per view: present, null, missing, stale, invalid or unavailable"
     )
@@ -81,6 +85,9 @@ class DecisionDocument(Reply):
     rules_fired: list[str]
     degraded: bool
     latency_ms: float
+    rung: str
+    variant: str
+    policy_inputs: dict[str, Any] = Field(description="what the rules read beside features and request")
 
 
 class Contribution(Reply):
