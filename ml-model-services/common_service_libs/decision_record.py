@@ -20,8 +20,9 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     view: with the contract in the bundle and the value itself it says what became of every value. `rung` is
     the step of the degradation ladder that answered, `variant` the model's part in a rollout (`champion` or
     `canary`), and `policy_inputs` what the rules read beside features and request, e.g.
-    `{"lists": {name: bool}, "velocity": {name: number or null}}`. Fields added later have defaults, so that a
-    spool written by an earlier version can still be read.
+    `{"lists": {name: bool}, "velocity": {name: number or null}}`. `result` is what was given beside the
+    decision, such as a list of recommended movies. Fields added later have defaults, so that a spool written
+    by an earlier version can still be read.
     """
 
     request_id: str
@@ -45,6 +46,7 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     rung: str = "online"
     variant: str = "champion"
     policy_inputs: dict[str, Any] = {}
+    result: dict[str, Any] | None = None
 
 
 _encoder = msgspec.json.Encoder()

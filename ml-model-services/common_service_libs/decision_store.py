@@ -41,19 +41,21 @@ create table if not exists decisions.decision_records (
     recorded_at    timestamptz not null default now(),
     rung           text not null default 'online',
     variant        text not null default 'champion',
-    policy_inputs  jsonb not null default '{}'
+    policy_inputs  jsonb not null default '{}',
+    result         jsonb
 );
 alter table decisions.decision_records
     add column if not exists rung text not null default 'online',
     add column if not exists variant text not null default 'champion',
-    add column if not exists policy_inputs jsonb not null default '{}';
+    add column if not exists policy_inputs jsonb not null default '{}',
+    add column if not exists result jsonb;
 create index if not exists decision_records_requested_at on decisions.decision_records (requested_at);
 comment on table decisions.decision_records is 'One row a decision; written by the decision services.'
 """
 
 _COLUMNS = """request_id, service, requested_at, entity_ids, request, features, feature_status, model_name,
     model_version, bundle_sha256, policy_version, policy_sha256, score, decision, reason_codes, rules_fired,
-    degraded, latency_ms, rung, variant, policy_inputs"""
+    degraded, latency_ms, rung, variant, policy_inputs, result"""
 
 # A spool may hold records of a version that did not know them.
 _LATER_COLUMNS = """coalesce(rung, 'online'), coalesce(variant, 'champion'), coalesce(policy_inputs, '{}')"""
@@ -65,7 +67,8 @@ from jsonb_to_recordset(%s::jsonb) as r (
     request_id text, service text, requested_at timestamptz, entity_ids jsonb, request jsonb, features jsonb,
     feature_status jsonb, model_name text, model_version integer, bundle_sha256 text, policy_version integer,
     policy_sha256 text, score double precision, decision text, reason_codes text[], rules_fired text[],
-    degraded boolean, latency_ms double precision, rung text, variant text, policy_inputs jsonb
+    degraded boolean, latency_ms double precision, rung text, variant text, policy_inputs jsonb,
+    result jsonb
 )
 on conflict (request_id) do nothing
 """  # noqa: S608 - constants only

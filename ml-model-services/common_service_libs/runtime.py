@@ -8,7 +8,7 @@ from pathlib import Path
 from common_service_libs import __version__
 from common_service_libs.base_api_config import BaseApiConfig
 from common_service_libs.decision_log import DecisionLog, RecordStore
-from common_service_libs.decision_service import DecisionService, serve
+from common_service_libs.decision_service import DecisionService, ServedModel, serve
 from common_service_libs.decision_store import DecisionStore
 from common_service_libs.label_engine.policy import load_policy
 from common_service_libs.metrics import ServiceMetrics
@@ -27,8 +27,11 @@ from common_service_libs.spool import Spool
 class Runtime:
     """The parts of a running service.
 
-    `registry`, `sink` and `lookup` may be given in place of MLflow and PostgreSQL.
+    `registry`, `sink` and `lookup` may be given in place of MLflow and PostgreSQL. A service whose model is
+    of another kind names its own `decides` and `serve`.
     """
+
+    decides: type[DecisionService] = DecisionService
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class Runtime:
         )
         await self.log.open()
         bundles = BundleCache(settings.spool_dir / "bundles", self._registry)
-        self.decisions = DecisionService(
+        self.decisions = self.decides(
             settings.service_name,
             self.policy,
             link=self.link,
@@ -96,7 +99,11 @@ class Runtime:
         self.watcher.start()
 
     def _install(self, folder: Path, version: ModelVersion) -> None:
-        self.decisions.swap(serve(folder, version, self.policy, self.settings.feast_project, self.metrics))
+        self.decisions.swap(self.serve(folder, version))
+
+    def serve(self, folder: Path, version: ModelVersion) -> ServedModel:
+        """Load, check and compile a bundle; raises ArtifactError if it does not fit service and policy."""
+        return serve(folder, version, self.policy, self.settings.feast_project, self.metrics)
 
     async def close(self) -> None:
         """Stop watching, drain the log, give up connections and spool."""

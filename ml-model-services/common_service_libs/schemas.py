@@ -88,6 +88,7 @@ class DecisionDocument(Reply):
     rung: str
     variant: str
     policy_inputs: dict[str, Any] = Field(description="what the rules read beside features and request")
+    result: dict[str, Any] | None = Field(description="what was given beside the decision, such as a list")
 
 
 class Contribution(Reply):
