@@ -15,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from common_service_libs.background import forever
 from common_service_libs.decision_record import DecisionRecord, decode, encode
 from common_service_libs.decision_store import RejectedRecords
 from common_service_libs.errors import DecisionStoreUnavailable, SpoolUnavailable
 from common_service_libs.metrics import ServiceMetrics
+from common_service_libs.recent_decisions import Cursor
 from common_service_libs.spool import Position, Spool
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ class RecordStore(Protocol):
 
     async def find(self, request_id: str, service: str) -> DecisionRecord | None:
         """Return one record."""
+
+    async def recent(self, service: str, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
+        """Return the newest decisions before the cursor, in short."""
 
     async def close(self) -> None:
         """Give the connection up."""
@@ -128,6 +132,10 @@ class DecisionLog:
     async def find(self, request_id: str) -> DecisionRecord | None:
         """Return the record of that id, if any; raises DecisionStoreUnavailable if nobody can tell."""
         return self.find_local(request_id) or await self._lookup.find(request_id, self._service)
+
+    async def recent(self, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
+        """Return the newest decisions that are in the store; raises DecisionStoreUnavailable."""
+        return await self._lookup.recent(self._service, cursor, limit)
 
     def find_local(self, request_id: str) -> DecisionRecord | None:
         """Return the record if this process still holds it."""

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from common_service_libs.decision_record import DecisionRecord
 from common_service_libs.errors import DecisionStoreUnavailable
+from common_service_libs.recent_decisions import SELECT_RECENT, Cursor
 
 T = TypeVar("T")
 
@@ -50,6 +51,8 @@ alter table decisions.decision_records
     add column if not exists policy_inputs jsonb not null default '{}',
     add column if not exists result jsonb;
 create index if not exists decision_records_requested_at on decisions.decision_records (requested_at);
+create index if not exists decision_records_recent
+    on decisions.decision_records (service, requested_at, request_id);
 comment on table decisions.decision_records is 'One row a decision; written by the decision services.'
 """
 
@@ -121,19 +124,24 @@ class DecisionStore:
 
     async def find(self, request_id: str, service: str) -> DecisionRecord | None:
         """Return the record of this service with that id, if any; raises DecisionStoreUnavailable."""
-        _, row = await self._run(SELECT, (_RFC3339, request_id, service))
-        if row is None:
+        _, rows = await self._run(SELECT, (_RFC3339, request_id, service))
+        if not rows:
             return None
+        row = rows[0]
         row["reason_codes"], row["rules_fired"] = tuple(row["reason_codes"]), tuple(row["rules_fired"])
         # jsonb writes a large double without a point, which reads as a whole number; features are doubles.
         row["features"] = {k: float(v) if isinstance(v, int) else v for k, v in row["features"].items()}
         return DecisionRecord(**row)
 
+    async def recent(self, service: str, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
+        """Return the newest decisions before the cursor, in short; raises DecisionStoreUnavailable."""
+        return (await self._run(SELECT_RECENT, (service, *cursor, limit)))[1]
+
     async def close(self) -> None:
         """End the connection, and with it whatever still waits for an answer."""
         await self._drop()
 
-    async def _run(self, statement: str, parameters: tuple[Any, ...]) -> tuple[int, dict[str, Any] | None]:
+    async def _run(self, statement: str, parameters: tuple[Any, ...]) -> tuple[int, list[dict[str, Any]]]:
         try:
             return await within(self._deadline, self._in_turn(statement, parameters))
         except (psycopg.DataError, psycopg.IntegrityError):
@@ -141,9 +149,7 @@ class DecisionStore:
         except (TimeoutError, psycopg.Error, OSError) as error:
             raise DecisionStoreUnavailable("the decision database does not answer") from error
 
-    async def _in_turn(
-        self, statement: str, parameters: tuple[Any, ...]
-    ) -> tuple[int, dict[str, Any] | None]:
+    async def _in_turn(self, statement: str, parameters: tuple[Any, ...]) -> tuple[int, list[dict[str, Any]]]:
         async with self._turn:
             if self._connection is not None:
                 # It may have died since the last call, which only using it can tell.
@@ -151,13 +157,11 @@ class DecisionStore:
                     return await self._execute(statement, parameters)
             return await self._execute(statement, parameters)
 
-    async def _execute(
-        self, statement: str, parameters: tuple[Any, ...]
-    ) -> tuple[int, dict[str, Any] | None]:
+    async def _execute(self, statement: str, parameters: tuple[Any, ...]) -> tuple[int, list[dict[str, Any]]]:
         try:
             connection = await self._connected()
             cursor = await connection.execute(statement, parameters)
-            return cursor.rowcount, await cursor.fetchone() if cursor.description else None
+            return cursor.rowcount, await cursor.fetchall() if cursor.description else []
         except (psycopg.DataError, psycopg.IntegrityError):
             raise
         except BaseException:

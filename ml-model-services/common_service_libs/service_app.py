@@ -27,6 +27,7 @@ from common_service_libs.error_handlers import Problem, documented, install_erro
 from common_service_libs.errors import InvalidRequest, ModelUnavailable, ServiceError
 from common_service_libs.json_logs import configure_logging
 from common_service_libs.monitoring_middleware import REQUEST_ID, MonitoringMiddleware
+from common_service_libs.recent_decisions import Before, DecisionPage, Limit, page_of, read_cursor
 from common_service_libs.request_body import parse_body, read_body
 from common_service_libs.runtime import Runtime
 
@@ -143,6 +144,11 @@ def add_shared_routes(app: FastAPI, scope: str) -> None:
     """Add the routes on recorded decisions, the model, health and metrics; `scope` begins a key's scopes."""
     read, model_read = Depends(require(f"{scope}:read")), Depends(require("model:read"))
 
+    async def list_decisions(limit: Limit = 50, before: Before = None) -> Response:
+        """Return the newest recorded decisions in short; one is listed a moment after its reply."""
+        rows = await app.state.runtime.log.recent(read_cursor(before), limit + 1)
+        return json_response(page_of(rows, limit))
+
     async def get_decision(request_id: RequestId) -> Response:
         """Return a decision as it was recorded."""
         return json_response(await app.state.runtime.decisions.find(request_id))
@@ -169,6 +175,8 @@ def add_shared_routes(app: FastAPI, scope: str) -> None:
         return Response(generate_latest(app.state.runtime.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     add = app.add_api_route
+    add("/decisions", list_decisions, response_model=DecisionPage, tags=["decisions"],
+        dependencies=[read], responses=documented(401, 403, 422, 503))  # fmt: skip
     add("/decisions/{request_id}", get_decision, response_model=schemas.DecisionDocument, tags=["decisions"],
         dependencies=[read], responses=documented(401, 403, 404, 503))  # fmt: skip
     add("/decisions/{request_id}/explain", explain_decision, methods=["POST"], tags=["decisions"],

@@ -29,6 +29,7 @@ from common_service_libs.errors import DecisionStoreUnavailable, RegistryError
 from common_service_libs.feast_layout import entity_key, field_name, timestamp_field
 from common_service_libs.feature_contract import FeatureContract, parse_contract
 from common_service_libs.model_registry import ModelVersion
+from common_service_libs.recent_decisions import Cursor, DecisionSummary
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTRACTS = REPOSITORY / "feature-store-management" / "contracts"
@@ -397,6 +398,17 @@ class FakeStore:
             raise DecisionStoreUnavailable("the decision database does not answer")
         found = self.rows.get(request_id)
         return found if found is not None and found.service == service else None
+
+    async def recent(self, service: str, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
+        if self.silent:
+            raise DecisionStoreUnavailable("the decision database does not answer")
+        before = (cursor.at.replace("+00:00", "Z"), cursor.request_id)  # text: `infinity` is after all times
+        found = [
+            {name: getattr(record, name) for name in DecisionSummary.model_fields}
+            for record in self.rows.values()
+            if record.service == service and (record.requested_at, record.request_id) < before
+        ]
+        return sorted(found, key=lambda row: (row["requested_at"], row["request_id"]), reverse=True)[:limit]
 
     async def close(self) -> None:
         return None

@@ -20,6 +20,7 @@ from common_service_libs.batch_door import main
 from common_service_libs.decision_record import encode
 from common_service_libs.decision_store import DecisionStore, RejectedRecords
 from common_service_libs.errors import DecisionStoreUnavailable
+from common_service_libs.recent_decisions import DecisionPage, page_of, read_cursor
 
 pytestmark = [pytest.mark.integration, pytest.mark.anyio]
 SERVICE = "fraud_detection_api"
@@ -54,6 +55,33 @@ async def test_a_record_comes_back_exactly_and_is_inserted_once() -> None:
             assert await store.find(original.request_id, SERVICE) == original
         assert await store.find(records[0].request_id, "customer_churn_api") is None
         assert await store.find(f"{prefix}-none", SERVICE) is None
+    finally:
+        await store.close()
+        forget(prefix)
+
+
+async def test_pages_of_recent_decisions_neither_skip_nor_repeat_what_has_the_same_time() -> None:
+    prefix = unique("recent")
+    service = f"{prefix}-service"
+    store = DecisionStore(conninfo(), deadline=5)
+    times = ["2026-01-31T12:00:00.000001Z"] * 5 + ["2026-01-31T12:00:00.000002Z"] * 2
+    records = [record(f"{prefix}-{i}", service=service, requested_at=at) for i, at in enumerate(times)]
+    expected = [f"{prefix}-{i}" for i in (6, 5, 4, 3, 2, 1, 0)]
+    try:
+        await store.insert([encode(r) for r in records])
+        found, before = [], None
+        while True:
+            page = page_of(await store.recent(service, read_cursor(before), 3), 2)
+            found += page["decisions"]
+            if (before := page["next"]) is None:
+                break
+        assert [row["request_id"] for row in found] == expected
+        assert (
+            DecisionPage.model_validate({"decisions": found, "next": None}).decisions[0].requested_at
+            == times[6]
+        )
+        earlier = await store.recent(service, read_cursor("2026-01-31T12:00:00.000002Z"), 9)
+        assert [row["request_id"] for row in earlier] == expected[2:]
     finally:
         await store.close()
         forget(prefix)

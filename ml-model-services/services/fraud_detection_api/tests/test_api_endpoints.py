@@ -26,6 +26,7 @@ from service_testkit import (
 )
 
 from common_service_libs.json_logs import hashed
+from common_service_libs.recent_decisions import DecisionPage
 from common_service_libs.runtime import Runtime
 from common_service_libs.schemas import DecisionDocument, Explanation, ModelDocument, Readiness
 
@@ -136,6 +137,23 @@ async def test_the_same_request_id_with_another_body_is_a_conflict(service: Serv
     headers = {"X-Request-ID": "order-18"}
     await service.predict(headers)
     assert_problem(await service.predict(headers, tx_amount=1.0), 409, "request-id-reused")
+
+
+async def test_recorded_decisions_are_listed_newest_first_and_page_by_page(service: Service) -> None:
+    ids = [(await service.predict(tx_amount=float(amount))).json()["request_id"] for amount in range(5)]
+    await until(lambda: len(service.store.rows) == 5)
+    first = DecisionPage.model_validate((await service.http.get("/decisions", params={"limit": 3})).json())
+    assert [decision.request_id for decision in first.decisions] == ids[:1:-1]
+    assert first.decisions[0].request["tx_amount"] == 4.0
+    second = (await service.http.get("/decisions", params={"limit": 3, "before": first.next})).json()
+    assert [decision["request_id"] for decision in second["decisions"]] == ids[1::-1]
+    assert second["next"] is None
+    none = (await service.http.get("/decisions", params={"before": "2000-01-01T00:00:00Z"})).json()
+    assert none == {"decisions": [], "next": None}
+    for wrong in ({"limit": 0}, {"limit": 201}, {"before": "yesterday"}, {"before": "2026-13-01T00:00:00Z"}):
+        assert_problem(await service.http.get("/decisions", params=wrong), 422, "invalid-request")
+    service.store.silent = True
+    assert_problem(await service.http.get("/decisions"), 503, "decision-store-unavailable")
 
 
 async def test_concurrent_requests_with_one_id_make_one_decision(service: Service) -> None:
@@ -316,6 +334,7 @@ async def test_no_body_whatsoever_is_a_server_error(service: Service) -> None:
 
 ROUTES = [
     ("POST", "/predict", "fraud:predict"),
+    ("GET", "/decisions", "fraud:read"),
     ("GET", "/decisions/x", "fraud:read"),
     ("POST", "/decisions/x/explain", "fraud:read"),
     ("GET", "/model", "model:read"),
