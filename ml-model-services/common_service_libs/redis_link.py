@@ -4,6 +4,10 @@ Every call has a deadline. A reply that is late, or not in the protocol, ends th
 once until a new one has answered a PING, so a silent server costs each request nothing instead of its whole
 deadline, and a late reply can never be taken for the answer to another call. One connection suffices:
 commands of concurrent requests are written one after the other and answered in that order.
+
+That order is not trusted. The commands of a call are one transaction that ends in a PING with a number used
+once, so their replies come back as one message that says whose they are. A reply with another number, or of
+another form, also ends the connection, whatever stands between here and the server.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,24 +26,32 @@ import hiredis
 
 from common_service_libs.background import forever
 from common_service_libs.errors import OnlineStoreError
+from common_service_libs.resilience.breaker import CircuitBreaker, State
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS = 0.05
-LONGEST_PAUSE_SECONDS = 0.5
+FIRST_PROBE_SECONDS = 0.05
+LATE_SECONDS = 0.005
+GRACE_SECONDS = 0.001
+
+_MULTI = b"*1\r\n$5\r\nMULTI\r\n"
+_NONCE = struct.Struct("<Q")
+_PING_HEAD = b"*2\r\n$4\r\nPING\r\n$8\r\n"
+_EXEC = b"\r\n*1\r\n$4\r\nEXEC\r\n"
 
 
 class _Call:
-    __slots__ = ("deadline", "expected", "future", "replies", "until")
+    __slots__ = ("deadline", "future", "left", "nonce", "until", "width")
 
     def __init__(
-        self, future: asyncio.Future[list[Any]], expected: int, deadline: float, until: float
+        self, future: asyncio.Future[list[Any]], nonce: bytes, width: int, deadline: float, until: float
     ) -> None:
         self.future = future
-        self.expected = expected
+        self.nonce = nonce
+        self.width = width
+        self.left = width + 1  # replies before the one to EXEC: OK, and QUEUED for each command
         self.deadline = deadline
         self.until = until
-        self.replies: list[Any] = []
 
 
 class _Connection(asyncio.Protocol):
@@ -48,6 +62,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._alarm: asyncio.TimerHandle | None = None  # one for all calls; most are answered before it
         self._alarm_at = math.inf
+        self._number = int.from_bytes(os.urandom(7), "little")  # no number of an earlier connection
+        self._login: asyncio.Future[Any] | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -56,12 +72,21 @@ class _Connection(asyncio.Protocol):
     def call(self, payload: bytes, expected: int, deadline: float) -> asyncio.Future[list[Any]]:
         assert self._transport is not None
         until = self._loop.time() + deadline
-        call = _Call(self._loop.create_future(), expected, deadline, until)
+        self._number = number = self._number + 1
+        nonce = _NONCE.pack(number)
+        call = _Call(self._loop.create_future(), nonce, expected + 1, deadline, until)
         self._calls.append(call)
         if until < self._alarm_at:
             self._set_alarm(until)
-        self._transport.write(payload)
+        self._transport.write(b"".join((_MULTI, payload, _PING_HEAD, nonce, _EXEC)))
         return call.future
+
+    def log_in(self, password: str) -> asyncio.Future[Any]:
+        """Send the password before any call; return the future of the reply."""
+        assert self._transport is not None
+        self._login = self._loop.create_future()
+        self._transport.write(encode_command(b"AUTH", password.encode()))
+        return self._login
 
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
@@ -71,8 +96,13 @@ class _Connection(asyncio.Protocol):
 
     def _ring(self) -> None:
         """Fail if a call has waited too long; otherwise wait for the one that is due next."""
+        late = self._loop.time() - self._alarm_at > LATE_SECONDS
         self._alarm, self._alarm_at = None, math.inf
         if not self._calls:
+            return
+        if late:
+            # This process was busy: what has been answered meanwhile is still to be read.
+            self._set_alarm(self._loop.time() + GRACE_SECONDS)
             return
         due = min(self._calls, key=lambda call: call.until)
         if due.until <= self._loop.time():
@@ -81,15 +111,35 @@ class _Connection(asyncio.Protocol):
             self._set_alarm(due.until)
 
     def data_received(self, data: bytes) -> None:
+        calls, gets = self._calls, self._reader.gets
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
-                call = self._calls[0]
-                call.replies.append(reply)
-                if len(call.replies) == call.expected:
-                    self._calls.popleft()
+            while (reply := gets()) is not False:
+                if self._login is not None:
+                    if not self._login.done():
+                        self._login.set_result(reply)
+                    self._login = None
+                    continue
+                call = calls[0]
+                if call.left:  # OK and QUEUED, or why not
+                    call.left -= 1
+                    continue
+                if type(reply) is not list:
+                    # Of a transaction that was refused, such as "loading the dataset": nobody's values.
+                    if not isinstance(reply, hiredis.ReplyError):
+                        self.fail("not the reply to a transaction")
+                        return
+                    del calls[0]
                     if not call.future.done():
-                        call.future.set_result(call.replies)
+                        call.future.set_exception(OnlineStoreError(str(reply)))
+                        call.future.exception()
+                elif len(reply) == call.width and reply.pop() == call.nonce:
+                    del calls[0]
+                    if not call.future.done():
+                        call.future.set_result(reply)
+                else:
+                    self.fail("the reply to another call")
+                    return
         except (hiredis.ProtocolError, IndexError) as error:
             self.fail(f"not the protocol: {type(error).__name__}")
 
@@ -102,10 +152,13 @@ class _Connection(asyncio.Protocol):
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm, self._alarm_at = None, math.inf
-        for call in calls:
-            if not call.future.done():
-                call.future.set_exception(OnlineStoreError(reason))
-                call.future.exception()  # the waiter may be gone; the loss itself is logged once
+        waiting: list[asyncio.Future[Any]] = [call.future for call in calls]
+        if self._login is not None:
+            waiting.append(self._login)
+        for future in waiting:
+            if not future.done():
+                future.set_exception(OnlineStoreError(reason))
+                future.exception()  # the waiter may be gone; the loss itself is logged once
         if self._transport is not None:
             self._transport.abort()
         if not self.lost.done():
@@ -125,7 +178,9 @@ class RedisLink:
         deadline: float,
         connect_deadline: float,
         on_state: Callable[[bool], None] = lambda up: None,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
+        self._breaker = breaker or CircuitBreaker(first_probe_seconds=FIRST_PROBE_SECONDS)
         self._address = (host, port)
         self._password = password
         self._deadline = deadline
@@ -161,7 +216,8 @@ class RedisLink:
         """Send encoded commands and return the future of their `expected` replies.
 
         Raises OnlineStoreError, now or from the future, when the server is silent for longer than the
-        deadline (seconds; the link's own where none is given).
+        deadline (seconds; the link's own where none is given), refuses the commands, or answers with what
+        belongs to another call. The commands are one transaction: none of another call's runs between them.
         """
         connection = self._connection
         if connection is None or connection.lost.done():
@@ -176,46 +232,47 @@ class RedisLink:
             return False
 
     async def _keep(self, first: asyncio.Event) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        breaker = self._breaker
         while True:
+            probe = breaker.state is not State.CLOSED
+            if not breaker.allow():
+                await asyncio.sleep(breaker.probe_in)
+                continue
             try:
-                connection = await asyncio.wait_for(self._connect(), self._connect_deadline)
+                connection = await asyncio.wait_for(self._connect(probe), self._connect_deadline)
             except (OSError, TimeoutError, OnlineStoreError) as error:
                 logger.warning(
                     "online store not reachable", extra={"reason": str(error) or type(error).__name__}
                 )
+                breaker.failed()
                 first.set()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
-            pause = FIRST_PAUSE_SECONDS
+            breaker.succeeded()
             self._connection = connection
             self._on_state(True)
             logger.info("online store connected")
             first.set()
             await asyncio.shield(connection.lost)
             self._connection = None
+            breaker.failed()
             self._on_state(False)
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self, probe: bool) -> _Connection:
+        """Return a connection that has answered; one after an outage must answer as fast as a call."""
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(_Connection, *self._address)
         try:
-            if self._password:
-                login = encode_command(b"AUTH", self._password.encode())
-                _require_ok(await connection.call(login, 1, self._connect_deadline), b"OK")
-            _require_ok(await connection.call(encode_command(b"PING"), 1, self._connect_deadline), b"PONG")
+            if self._password and (reply := await connection.log_in(self._password)) != b"OK":
+                # The message names no secret, and tells a wrong password from a server that is loading.
+                refused = isinstance(reply, hiredis.ReplyError)
+                raise OnlineStoreError(str(reply) if refused else "unexpected reply to the login")
+            deadline = self._deadline if probe else self._connect_deadline
+            if await connection.call(encode_command(b"PING"), 1, deadline) != [b"PONG"]:
+                raise OnlineStoreError("unexpected reply")
         except BaseException:
             transport.abort()
             raise
         return connection
-
-
-def _require_ok(replies: list[Any], wanted: bytes) -> None:
-    if replies != [wanted]:
-        reply = replies[0]
-        # The server's message names no secret, and tells a wrong password from a server that is loading.
-        raise OnlineStoreError(str(reply) if isinstance(reply, hiredis.ReplyError) else "unexpected reply")
 
 
 def encode_command(*parts: bytes) -> bytes:

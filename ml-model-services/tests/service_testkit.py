@@ -305,14 +305,24 @@ class FakeRedis:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         parser = hiredis.Reader()
+        queued: list[bytes] | None = None
         try:
             while data := await reader.read(65536):
                 parser.feed(data)
                 while (command := parser.gets()) is not False:
                     if self.mode == "drop":
                         return
-                    if self.mode != "silent":
-                        writer.write(self._answer(command))
+                    if self.mode == "silent":
+                        continue
+                    answer = self._answer(command)
+                    if self.mode == "answer" and command[0] == b"MULTI":
+                        queued, answer = [], b"+OK\r\n"
+                    elif self.mode == "answer" and command[0] == b"EXEC" and queued is not None:
+                        queued, answer = None, b"*%d\r\n" % len(queued) + b"".join(queued)
+                    elif queued is not None:
+                        queued.append(answer)
+                        answer = b"+QUEUED\r\n"
+                    writer.write(answer)
         except (ConnectionError, asyncio.CancelledError):
             return
         finally:
@@ -329,7 +339,7 @@ class FakeRedis:
                 right = command[1:] == [(self.password or "").encode()]
                 return b"+OK\r\n" if right else b"-WRONGPASS invalid password\r\n"
             case b"PING":
-                return b"+PONG\r\n"
+                return b"$%d\r\n%b\r\n" % (len(command[1]), command[1]) if command[1:] else b"+PONG\r\n"
             case b"HMGET":
                 self.reads += 1
                 found = self.data.get(command[1], {})
