@@ -6,9 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import xgboost
 from service_testkit import churn_bundle, contract_document, fraud_bundle
 
 from common_service_libs.errors import ArtifactError, BundleError
@@ -26,16 +24,6 @@ from common_service_libs.release_bundle import (
 def load(folder: Path, **changes: str) -> Bundle:
     names = {"model_name": "fraud-detection-model", "feature_service": "fraud_detection_v1"} | changes
     return load_bundle(folder, **names)
-
-
-def test_the_fast_path_scores_as_the_library_does(bundle_folder: Path) -> None:
-    bundle = load(bundle_folder)
-    booster = xgboost.Booster(model_file=bundle_folder / "model.ubj")
-    rng = np.random.default_rng(1)
-    for row in rng.normal(50, 60, size=(50, len(bundle.contract.features))):
-        values = [None if rng.random() < 0.1 else float(value) for value in row]
-        matrix = np.array([[math.nan if v is None else v for v in values]], dtype=np.float32)
-        assert bundle.score(values) == float(booster.predict(xgboost.DMatrix(matrix))[0])
 
 
 def test_contributions_add_up_to_the_score(bundle_folder: Path, tmp_path: Path) -> None:
