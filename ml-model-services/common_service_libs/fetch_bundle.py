@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 
 
@@ -18,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name")
     parser.add_argument("version", type=int)
     parser.add_argument("folder")
+    parser.add_argument("--max-bytes", type=int, default=0, help="no file may grow beyond this; 0: any may")
     options = parser.parse_args(arguments)
+    if options.max_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (options.max_bytes, options.max_bytes))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,16 +34,21 @@ logger = logging.getLogger(__name__)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ROOT = Path(__file__).resolve().parent.parent
 KEPT_BUNDLES = 20
+MAX_BUNDLE_BYTES = 512 << 20
 ABANDONED_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version in the registry; `bundle_sha256` is None if it was registered without that tag."""
+    """A version in the registry; `bundle_sha256` is None if it was registered without that tag.
+
+    `tags` are what stands beside the version now; they may change while the version stays the same.
+    """
 
     name: str
     version: int
     bundle_sha256: str | None
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class Registry(Protocol):
@@ -61,7 +67,14 @@ class Registry(Protocol):
 class MlflowRegistry:
     """The MLflow registry: one REST call for an alias, the client in a process of its own for a download."""
 
-    def __init__(self, tracking_uri: str, *, deadline: float, download_deadline: float) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        *,
+        deadline: float,
+        download_deadline: float,
+        max_bytes: int = MAX_BUNDLE_BYTES,
+    ) -> None:
         scheme = urllib.parse.urlsplit(tracking_uri).scheme
         if scheme not in {"http", "https"}:
             raise RegistryError(
@@ -70,6 +83,7 @@ class MlflowRegistry:
         self._uri = tracking_uri.rstrip("/")
         self._deadline = deadline
         self._download_deadline = download_deadline
+        self._max_bytes = max_bytes
         self._downloads: set[subprocess.Popen[bytes]] = set()
 
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
@@ -81,7 +95,7 @@ class MlflowRegistry:
         try:
             found = answer["model_version"]
             tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
-            return ModelVersion(name, int(found["version"]), tags.get("bundle_sha256"))
+            return ModelVersion(name, int(found["version"]), tags.get("bundle_sha256"), tags)
         except (KeyError, TypeError, ValueError):
             raise RegistryError("the registry's answer is not a model version") from None
 
@@ -102,6 +116,7 @@ class MlflowRegistry:
         """Put the artifacts of a version into `folder`; raises RegistryError."""
         command = [sys.executable, "-m", "common_service_libs.fetch_bundle"]
         command += [version.name, str(version.version), str(folder)]
+        command += ["--max-bytes", str(self._max_bytes)]
         environment = os.environ | {"MLFLOW_TRACKING_URI": self._uri, "PYTHONPATH": str(_ROOT)}
         with subprocess.Popen(  # noqa: S603 - the command is our own
             command, env=environment, cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -134,42 +149,82 @@ def _credentials() -> dict[str, str]:
 
 
 class BundleCache:
-    """Verified bundles on the local disk, by identity; shared by the services of a machine."""
+    """Verified bundles on the local disk, by identity; shared by the services of a machine.
 
-    def __init__(self, folder: Path, registry: Registry) -> None:
+    Notes beside the bundles say which version brought which identity (a tag alone may name another version's
+    bundle), and which bundles have passed their trial.
+    """
+
+    def __init__(self, folder: Path, registry: Registry, *, max_bytes: int = MAX_BUNDLE_BYTES) -> None:
         self._folder = folder
         self._registry = registry
+        self._max_bytes = max_bytes
 
     def path(self, sha256: str) -> Path | None:
         """Return the folder of a bundle if it is here."""
         folder = self._folder / sha256
         return folder if _SHA256.fullmatch(sha256) and folder.is_dir() else None
 
+    def has(self, version: ModelVersion) -> bool:
+        """Return whether the bundle is here, and once came from this very version."""
+        sha256 = version.bundle_sha256
+        return sha256 is not None and self.path(sha256) is not None and self._origin(version, sha256).exists()
+
     def obtain(self, version: ModelVersion) -> tuple[Path, str]:
         """Return folder and identity of a version's bundle, downloading it if it is not here.
 
         Raises RegistryError, or BundleError if what was downloaded is not what was registered.
         """
-        if version.bundle_sha256 and (folder := self.path(version.bundle_sha256)):
+        if version.bundle_sha256 and self.has(version):
+            folder = self._folder / version.bundle_sha256
             os.utime(folder)  # what is used is kept
             return folder, version.bundle_sha256
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=self._folder) as scratch:
             self._registry.download(version, Path(scratch))
             found = find_bundle(Path(scratch))
+            _require_plain_files(found, self._max_bytes)
             sha256 = verify(found)[2]
             if version.bundle_sha256 not in (None, sha256):
                 raise BundleError("the bundle is not the one that was registered")
             if self.path(sha256) is None:
-                found.rename(self._folder / sha256)
+                self._keep(found, sha256)
         os.utime(self._folder / sha256)
+        self._note(self._origin(version, sha256))
         self._forget_old()
         return self._folder / sha256, sha256
 
+    def _keep(self, found: Path, sha256: str) -> None:
+        try:
+            found.rename(self._folder / sha256)
+        except OSError:
+            if self.path(sha256) is None:  # otherwise another process was faster
+                raise
+
+    def _origin(self, version: ModelVersion, sha256: str) -> Path:
+        name = urllib.parse.quote(version.name, safe="")
+        return self._folder / ".notes" / sha256 / f"{name}@{version.version}"
+
+    def _trial(self, sha256: str) -> Path:
+        return self._folder / ".notes" / sha256 / "tried"
+
+    def _note(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch()
+
+    def tried(self, sha256: str) -> bool:
+        """Return whether the bundle has been loaded without harm before."""
+        return self._trial(sha256).exists()
+
+    def note_tried(self, sha256: str) -> None:
+        """Remember that the bundle was loaded without harm."""
+        self._note(self._trial(sha256))
+
     def discard(self, sha256: str) -> None:
-        """Remove a bundle that turned out to be damaged on the disk."""
+        """Remove a bundle that turned out to be damaged on the disk, with what is noted of it."""
         if (folder := self.path(sha256)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self._folder / ".notes" / sha256, ignore_errors=True)
 
     def _forget_old(self) -> None:
         for path in self._folder.glob(".download-*"):  # of a process that was killed
@@ -177,18 +232,30 @@ class BundleCache:
                 shutil.rmtree(path, ignore_errors=True)
         folders = [path for path in self._folder.iterdir() if _SHA256.fullmatch(path.name)]
         for folder in sorted(folders, key=lambda path: path.stat().st_mtime)[:-KEPT_BUNDLES]:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.discard(folder.name)
 
     def obtain_recorded(self, name: str, version: int, sha256: str) -> Path:
         """Return the bundle that made a decision; raises BundleUnavailable if it cannot be had."""
         try:
-            return self.obtain(ModelVersion(name, version, sha256))[0]
+            return self.path(sha256) or self.obtain(ModelVersion(name, version, sha256))[0]
         except (RegistryError, BundleError) as error:
             raise BundleUnavailable(f"bundle {sha256[:12]} of {name} version {version}: {error}") from None
 
 
+def _require_plain_files(folder: Path, max_bytes: int) -> None:
+    """Raise BundleError if what was downloaded is too large to be read, or cannot be read as files."""
+    size = 0
+    for path in folder.iterdir():
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleError(f"{path.name} is not a file")
+        size += found.st_size
+    if size > max_bytes:
+        raise BundleError(f"the bundle has {size} bytes, this service reads {max_bytes}")
+
+
 class LastGood:
-    """Remembers which bundle was last in service."""
+    """Remembers which bundle was last in service, with its tags."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -198,7 +265,10 @@ class LastGood:
         try:
             document = json.loads(self._path.read_bytes())
             return ModelVersion(
-                str(document["name"]), int(document["version"]), str(document["bundle_sha256"])
+                str(document["name"]),
+                int(document["version"]),
+                str(document["bundle_sha256"]),
+                {str(key): str(value) for key, value in dict(document.get("tags", {})).items()},
             )
         except FileNotFoundError:
             return None
@@ -213,19 +283,139 @@ class LastGood:
             "name": version.name,
             "version": version.version,
             "bundle_sha256": version.bundle_sha256,
+            "tags": dict(version.tags),
         }
-        scratch = self._path.with_suffix(".tmp")
+        scratch = self._path.with_suffix(f".{os.getpid()}.tmp")
         scratch.write_text(json.dumps(document), encoding="utf-8")
         scratch.replace(self._path)
 
+    def forget(self) -> None:
+        """Remove the note."""
+        self._path.unlink(missing_ok=True)
 
-class ModelWatcher:
-    """Polls the alias and hands each new bundle to `install`; whatever fails, what is in service stays.
 
-    Polling, loading and checking happen in a thread of its own; `install(folder, version)` ends in the swap
-    of one reference, which falls between two requests. A bundle that was refused is not tried again until the
-    alias names another version; a registry that was silent is asked again.
+class AliasWatch:
+    """Follows one alias and hands each new bundle to `install`; whatever fails, what is in service stays.
+
+    `trial(folder, version)` may refuse a bundle before it is loaded here for the first time;
+    `install(folder, version)` ends in the swap of one reference, which falls between two requests. A bundle
+    that was refused is not tried again until the alias names another version; a registry that was silent is
+    asked again. `seen` hears of every answer of the registry: the version, or None where there is no alias.
     """
+
+    def __init__(
+        self,
+        registry: Registry,
+        cache: BundleCache,
+        last_good: LastGood,
+        *,
+        name: str,
+        alias: str,
+        install: Callable[[Path, ModelVersion], None],
+        on_outcome: Callable[[str], None],
+        trial: Callable[[Path, ModelVersion], None] | None = None,
+        seen: Callable[[ModelVersion | None], None] | None = None,
+    ) -> None:
+        self.alias = alias
+        self._registry = registry
+        self._cache = cache
+        self._last_good = last_good
+        self._name = name
+        self._install = install
+        self._on_outcome = on_outcome
+        self._trial = trial
+        self._seen = seen
+        self._settled: ModelVersion | None = None
+        self._registry_up = True
+
+    def restore(self) -> None:
+        """Install the bundle that was last in service, if it is on the disk and is of this model."""
+        version = self._last_good.read()
+        if version is None or version.name != self._name or not version.bundle_sha256:
+            return
+        folder = self._cache.path(version.bundle_sha256)
+        if folder is None:
+            return
+        try:
+            self._install(folder, version)
+        except Exception as error:  # noqa: BLE001 - a service starts without its bundle, and fetches it again
+            logger.error("the last bundle cannot be used again", extra={"reason": str(error)})
+            self._on_outcome("refused")
+            self._cache.discard(version.bundle_sha256)
+            return
+        self._on_outcome("restored")
+        self._settled = version
+        if self._seen is not None:
+            self._seen(version)
+
+    def poll(self) -> None:
+        """Ask once, and install what is new."""
+        try:
+            version = self._registry.by_alias(self._name, self.alias)
+            self._note_registry(None)
+        except RegistryError as error:
+            self._note_registry(error)
+            return
+        if version is None:
+            if self._seen is not None:
+                self._settled = None  # an alias that is set again is looked at again
+        elif version != self._settled:
+            self._follow(version)
+        if self._seen is not None:
+            self._seen(version)
+
+    def _follow(self, version: ModelVersion) -> None:
+        kept = version.bundle_sha256 is not None and self._cache.path(version.bundle_sha256) is not None
+        try:
+            folder, sha256 = self._cache.obtain(version)
+        except RegistryError as error:
+            self._note_registry(error)
+            return
+        except ArtifactError as error:
+            self._refuse(version, error)
+            return
+        except OSError as error:
+            logger.error("the bundle cannot be kept on the disk", extra={"reason": str(error)})
+            self._on_outcome("failed")
+            return
+        installed = replace(version, bundle_sha256=sha256)
+        try:
+            if self._trial is not None and not self._cache.tried(sha256):
+                self._trial(folder, installed)
+                self._cache.note_tried(sha256)
+            self._install(folder, installed)
+        except OSError as error:
+            logger.error("the bundle cannot be read from the disk", extra={"reason": str(error)})
+            self._on_outcome("failed")
+            return
+        except Exception as error:  # noqa: BLE001 - nothing that a bundle does may end the watch
+            self._cache.discard(sha256)
+            self._refuse(version, error)
+            if kept:  # perhaps only the copy on the disk is damaged: fetch it once more
+                self._settled = None
+            return
+        self._settled = version
+        self._on_outcome("installed")
+        self._last_good.write(installed)
+
+    def _refuse(self, version: ModelVersion, error: Exception) -> None:
+        reason = str(error) if isinstance(error, ArtifactError) else f"{type(error).__name__}: {error}"
+        logger.error(
+            "bundle refused", extra={"alias": self.alias, "version": version.version, "reason": reason[:500]}
+        )
+        self._on_outcome("refused")
+        self._settled = version
+
+    def _note_registry(self, error: RegistryError | None) -> None:
+        if error is not None:
+            self._on_outcome("registry_silent")
+            if self._registry_up:
+                logger.warning("the model registry does not answer", extra={"reason": str(error)})
+        self._registry_up = error is None
+
+
+class ModelWatcher(AliasWatch):
+    """Polls the champion's alias, and those of `others` after it, in a thread of its own."""
 
     def __init__(
         self,
@@ -238,36 +428,23 @@ class ModelWatcher:
         poll_seconds: float,
         install: Callable[[Path, ModelVersion], None],
         on_outcome: Callable[[str], None],
+        trial: Callable[[Path, ModelVersion], None] | None = None,
+        others: Sequence[AliasWatch] = (),
     ) -> None:
-        self._registry = registry
-        self._cache = cache
-        self._last_good = last_good
-        self._name = name
-        self._alias = alias
+        super().__init__(
+            registry, cache, last_good, name=name, alias=alias, install=install, on_outcome=on_outcome,
+            trial=trial,
+        )  # fmt: skip
+        self._others = tuple(others)
         self._poll_seconds = poll_seconds
-        self._install = install
-        self._on_outcome = on_outcome
-        self._settled: ModelVersion | None = None
-        self._registry_up = True
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
     def restore(self) -> None:
-        """Install the bundle that was last in service, if it is on the disk and is of this model."""
-        version = self._last_good.read()
-        if version is None or version.name != self._name or not version.bundle_sha256:
-            return
-        folder = self._cache.path(version.bundle_sha256)
-        if folder is None:
-            return
-        try:
-            self._install(folder, version)
-            self._on_outcome("restored")
-            self._settled = version
-        except ArtifactError as error:
-            logger.error("the last bundle cannot be used again", extra={"reason": str(error)})
-            self._on_outcome("refused")
-            self._cache.discard(version.bundle_sha256)
+        """Install what was last in service of every alias."""
+        super().restore()
+        for other in self._others:
+            other.restore()
 
     def start(self) -> None:
         """Begin to poll, in a thread of its own."""
@@ -283,53 +460,15 @@ class ModelWatcher:
 
     def _watch(self) -> None:
         while not self._stopped.is_set():
-            try:
-                self.poll()
-            except Exception:
-                logger.exception("looking for a new bundle failed and is tried again")
+            for watch in (super().poll, *(other.poll for other in self._others)):
+                try:
+                    watch()
+                except Exception:
+                    logger.exception("looking for a new bundle failed and is tried again")
             self._stopped.wait(self._poll_seconds)
 
     def poll(self) -> None:
-        """Ask once, and install what is new."""
-        try:
-            version = self._registry.by_alias(self._name, self._alias)
-            self._note_registry(None)
-            if version is None or version == self._settled:
-                return
-            kept = version.bundle_sha256 is not None and self._cache.path(version.bundle_sha256) is not None
-            folder, sha256 = self._cache.obtain(version)
-        except RegistryError as error:
-            self._note_registry(error)
-            return
-        except ArtifactError as error:
-            if version is not None:
-                self._refuse(version, error)
-            return
-        except OSError as error:
-            logger.error("the bundle cannot be kept on the disk", extra={"reason": str(error)})
-            self._on_outcome("failed")
-            return
-        installed = ModelVersion(version.name, version.version, sha256)
-        try:
-            self._install(folder, installed)
-        except ArtifactError as error:
-            self._cache.discard(sha256)
-            self._refuse(version, error)
-            if kept:  # perhaps only the copy on the disk is damaged: fetch it once more
-                self._settled = None
-            return
-        self._settled = version
-        self._on_outcome("installed")
-        self._last_good.write(installed)
-
-    def _refuse(self, version: ModelVersion, error: ArtifactError) -> None:
-        logger.error("bundle refused", extra={"version": version.version, "reason": str(error)})
-        self._on_outcome("refused")
-        self._settled = version
-
-    def _note_registry(self, error: RegistryError | None) -> None:
-        if error is not None:
-            self._on_outcome("registry_silent")
-            if self._registry_up:
-                logger.warning("the model registry does not answer", extra={"reason": str(error)})
-        self._registry_up = error is None
+        """Ask once for every alias, and install what is new."""
+        super().poll()
+        for other in self._others:
+            other.poll()
