@@ -1,9 +1,9 @@
 """XGBoost's trees in LightGBM's text form: the same model for the library whose single row is the cheapest.
 
 LightGBM's C API keeps what a prediction needs from call to call and scores a row of 300 trees in some
-microseconds; XGBoost's builds it anew each time. Nothing is approximated. XGBoost goes left where `x < t` in single
-precision, LightGBM where `x <= t` in double: the threshold becomes the single before `t`. A null follows the
-direction that XGBoost learned. Leaves are added in double precision, where XGBoost adds singles.
+microseconds; XGBoost's builds it anew each time. Nothing is approximated. XGBoost goes left where `x < t` in
+single precision, LightGBM where `x <= t` in double: the threshold becomes the single before `t`. A null follows
+the direction that XGBoost learned. Leaves are added in double precision, where XGBoost adds singles.
 
 Only what this project trains is taken over, trees for one binary logistic score without categorical splits;
 anything else is None, and XGBoost itself scores it.
