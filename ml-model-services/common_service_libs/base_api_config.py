@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from psycopg.conninfo import make_conninfo
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -29,6 +29,7 @@ class DecisionSettings(BaseSettings):
     spool_dir: Path
     registry_deadline_seconds: Seconds = Field(default=5.0, description="one question to the registry")
     download_deadline_seconds: Seconds = Field(default=120.0, description="fetching one bundle")
+    decisions_retention_days: int = Field(default=0, ge=0, description="older decisions are dropped; 0: none")
 
     def decisions_conninfo(self) -> str:
         """Return the connection string of the decision database; it holds the password: never log it."""
@@ -73,8 +74,32 @@ class BaseApiConfig(DecisionSettings):
 
     max_body_bytes: int = Field(default=16_384, ge=256)
     body_deadline_seconds: Seconds = 5.0
+    max_nesting: int = Field(default=8, ge=1, le=64, description="levels of objects and arrays in a body")
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwks_file: Path | None = Field(default=None, description="public keys for bearer tokens; none: keys only")
+    rate_limit_per_second: float = Field(
+        default=50_000, ge=0, le=1e6, description="requests of a client; 0: unlimited"
+    )
+    rate_limit_burst: int = Field(default=100_000, ge=1, le=10_000_000)
+    hsts_seconds: int = Field(default=0, ge=0, description="for services that are reached by HTTPS only")
+    log_hash_key_file: Path | None = Field(
+        default=None,
+        description="hides entity ids in logs; SPOOL_DIR/log_hash.key, made once, if none is named",
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(default=None, description="none: no traces")
+    kafka_bootstrap_servers: str | None = Field(default=None, description="none: no topic of decisions")
+    decisions_topic: str = Field(default="decisions.v1", min_length=1)
     spool_max_bytes: int = Field(default=256 << 20, ge=1 << 20)
     spool_sync: Literal["interval", "always"] = Field(
         default="always",
         description="always: each reply waits for the disk; interval: the disk follows within 20 ms",
     )
+
+    @field_validator("jwks_file")
+    @classmethod
+    def _tokens_are_for_this_service(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        """A token of any issuer, or for any audience, would be good here too: both have to be named."""
+        if value is not None and not (info.data.get("jwt_issuer") and info.data.get("jwt_audience")):
+            raise ValueError("needs JWT_ISSUER and JWT_AUDIENCE beside it")
+        return value

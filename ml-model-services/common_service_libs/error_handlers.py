@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,12 +35,15 @@ PROBLEMS: dict[type[errors.ServiceError], ProblemType] = {
     errors.UnsupportedMediaType: ProblemType(415, "unsupported-media-type", "The body must be JSON"),
     errors.BodyTooLarge: ProblemType(413, "body-too-large", "The body is too large"),
     errors.BodyTimeout: ProblemType(408, "body-timeout", "The body did not arrive in time"),
+    errors.BodyTooDeep: ProblemType(400, "body-too-deep", "The body is nested too deeply"),
+    errors.DuplicateKey: ProblemType(400, "duplicate-key", "The body names a key twice"),
     errors.RequestIdReused: ProblemType(409, "request-id-reused", "The request id stands for another body"),
     errors.FeaturesMissing: ProblemType(422, "features-missing", "The entity cannot be scored"),
     errors.DecisionNotFound: ProblemType(404, "decision-not-found", "No such decision"),
     errors.NotExplainable: ProblemType(409, "not-explainable", "The decision was made without a score"),
     errors.Unauthenticated: ProblemType(401, "unauthenticated", "A valid key is needed"),
     errors.Forbidden: ProblemType(403, "forbidden", "The key does not allow this"),
+    errors.RateLimited: ProblemType(429, "rate-limited", "Too many requests of this client"),
     errors.ModelUnavailable: ProblemType(503, "model-unavailable", "No model is loaded"),
     errors.FeaturesUnavailable: ProblemType(503, "features-unavailable", "The online store does not answer"),
     errors.BundleUnavailable: ProblemType(503, "bundle-unavailable", "The release bundle cannot be had"),
@@ -128,9 +132,21 @@ async def _service_error(request: Request, error: Exception) -> Response:
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, errors.Unauthenticated):
-        headers["WWW-Authenticate"] = 'ApiKey realm="decision service"'
+        headers["WWW-Authenticate"] = error.challenge
+    if isinstance(error, errors.RateLimited):
+        headers |= _limit_headers(error)
     field_errors = error.errors if isinstance(error, errors.InvalidRequest) else ()
     return problem_response(kind, request_id_of(request), error.detail, field_errors, headers)
+
+
+def _limit_headers(error: errors.RateLimited) -> dict[str, str]:
+    """Return the fields of the IETF draft "RateLimit header fields for HTTP"; whole seconds, rounded up."""
+    seconds = max(1, math.ceil(error.retry_after_seconds))
+    return {
+        "Retry-After": str(seconds),
+        "RateLimit-Policy": f'"default";q={error.quota};w={max(1, math.ceil(error.window_seconds))}',
+        "RateLimit": f'"default";r=0;t={seconds}',
+    }
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

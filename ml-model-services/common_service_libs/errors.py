@@ -7,13 +7,16 @@ ServiceError
 │   ├── UnsupportedMediaType
 │   ├── BodyTooLarge
 │   ├── BodyTimeout                   the body did not arrive in time
+│   ├── BodyTooDeep                   more levels of objects and arrays than this service reads
+│   ├── DuplicateKey                  an object in the body names a key twice
 │   ├── RequestIdReused               the request id stands for another body
 │   ├── FeaturesMissing               the contract says `fail` for a feature that is not there
 │   ├── DecisionNotFound
 │   └── NotExplainable                the decision was made without a score
 ├── AccessError
-│   ├── Unauthenticated               no key, or an unknown one
-│   └── Forbidden                     the key lacks the scope
+│   ├── Unauthenticated               no key or token, or one that is not valid now
+│   ├── Forbidden                     the key lacks the scope
+│   └── RateLimited                   the client has used up its requests for now
 ├── Unavailable                       try again later
 │   ├── ModelUnavailable              no bundle is loaded
 │   ├── FeaturesUnavailable           the online store is silent and the policy wants features
@@ -81,6 +84,14 @@ class BodyTimeout(RequestError):
     """The body did not arrive in time."""
 
 
+class BodyTooDeep(RequestError):
+    """The body has more levels of objects and arrays than this service reads."""
+
+
+class DuplicateKey(RequestError):
+    """An object in the body names a key twice: which value counts would be anybody's guess."""
+
+
 class RequestIdReused(RequestError):
     """The request id already stands for another body."""
 
@@ -106,11 +117,28 @@ class AccessError(ServiceError):
 
 
 class Unauthenticated(AccessError):
-    """There is no key, or an unknown one."""
+    """There is no key or token, or one that is not valid now; `challenge` says what would do."""
+
+    def __init__(self, detail: str, challenge: str = 'ApiKey realm="decision service"') -> None:
+        super().__init__(detail)
+        self.challenge = challenge
 
 
 class Forbidden(AccessError):
     """The key lacks the scope."""
+
+
+class RateLimited(AccessError):
+    """The client has used up its requests for now.
+
+    `quota` requests may come at once, `window_seconds` is how long an empty bucket takes to fill.
+    """
+
+    def __init__(self, retry_after_seconds: float, quota: int, window_seconds: float) -> None:
+        super().__init__(f"more than {quota} requests came faster than they are refilled")
+        self.retry_after_seconds = retry_after_seconds
+        self.quota = quota
+        self.window_seconds = window_seconds
 
 
 class Unavailable(ServiceError):

@@ -66,6 +66,11 @@ class ServiceMetrics:
             "Request ids that could not be looked up: database silent.",
             registry=registry,
         )
+        self.rate_limit_local = Counter(
+            "rate_limit_local_total",
+            "Rate limits kept by the process alone: Redis silent.",
+            registry=registry,
+        )
         self.feature_status = counter("feature_status_total", "Views by what was found.", "view", "status")
         self.fallbacks = counter("feature_fallbacks_total", "Features that took their fallback.", "feature")
         self.value_status = counter(

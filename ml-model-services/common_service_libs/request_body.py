@@ -16,9 +16,11 @@ from common_service_libs.errors import (
     MalformedRequest,
     UnsupportedMediaType,
 )
+from common_service_libs.security.body_guard import guard_body
 
 M = TypeVar("M", bound=BaseModel)
 MAX_ERRORS = 20
+MAX_NESTING = 8
 
 
 async def read_body(request: Request, *, max_bytes: int, deadline: float) -> bytes:
@@ -50,8 +52,13 @@ async def _receive(request: Request, max_bytes: int) -> bytes:
     return body
 
 
-def parse_body(body: bytes, model: type[M]) -> M:
-    """Return the body as `model`; raises MalformedRequest or InvalidRequest, which repeat no input."""
+def parse_body(body: bytes, model: type[M], *, max_nesting: int = MAX_NESTING) -> M:
+    """Return the body as `model`.
+
+    Raises BodyTooDeep, DuplicateKey, MalformedRequest or InvalidRequest; but for the name of a key that
+    occurs twice, none repeats what was sent.
+    """
+    guard_body(body, max_nesting=max_nesting)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from common_service_libs import schemas
-from common_service_libs.auth_utils import HEADER, ApiKeys, api_key_header, require
+from common_service_libs.auth_utils import HEADER, ApiKeys, api_key_header, bearer_token, require
 from common_service_libs.background import forever
 from common_service_libs.base_api_config import BaseApiConfig
 from common_service_libs.decision_record import rfc3339
@@ -30,6 +30,7 @@ from common_service_libs.monitoring_middleware import REQUEST_ID, MonitoringMidd
 from common_service_libs.recent_decisions import Before, DecisionPage, Limit, page_of, read_cursor
 from common_service_libs.request_body import parse_body, read_body
 from common_service_libs.runtime import Runtime
+from common_service_libs.security.gate import Gate
 
 M = TypeVar("M", bound=BaseModel)
 C = TypeVar("C", bound=BaseApiConfig)
@@ -61,14 +62,14 @@ async def authorized_body(request: Request, scope: str, model: type[M]) -> M:
     Raises an AccessError before the body is read, or a RequestError that says what is wrong with it.
     """
     app = request.app
-    app.state.api_keys.authorize(request.headers.get(HEADER), scope)
+    await app.state.gate.admit(request.headers.get(HEADER), request.headers.get("Authorization"), scope)
     if not request.state.request_id_valid:
         raise InvalidRequest(f"X-Request-ID must match {REQUEST_ID.pattern}")
     settings = app.state.runtime.settings
     body = await read_body(
         request, max_bytes=settings.max_body_bytes, deadline=settings.body_deadline_seconds
     )
-    return parse_body(body, model)
+    return parse_body(body, model, max_nesting=settings.max_nesting)
 
 
 def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
@@ -76,8 +77,9 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        rotation = asyncio.create_task(forever(app.state.api_keys.watch))
+        rotation = asyncio.create_task(forever(app.state.gate.watch))
         await runtime.open()
+        app.state.gate.connect(runtime.link)
         try:
             yield
         finally:
@@ -95,7 +97,7 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
         telemetry={"logs": False},  # they would hold what clients sent
     )
     app.state.runtime = runtime
-    app.state.api_keys = ApiKeys(runtime.settings.api_keys_file)
+    app.state.gate = Gate(runtime.settings, ApiKeys(runtime.settings.api_keys_file), runtime.metrics)
     app.add_middleware(MonitoringMiddleware, metrics=runtime.metrics)
     install_error_handlers(app)
     _document_problems(app)
@@ -118,8 +120,8 @@ def add_predict_route(
             response_model=reply,
             summary="Decide",
             tags=["decisions"],
-            dependencies=[Depends(api_key_header)],
-            responses=documented(400, 401, 403, 408, 409, 413, 415, 422, 503),
+            dependencies=[Depends(api_key_header), Depends(bearer_token)],
+            responses=documented(400, 401, 403, 408, 409, 413, 415, 422, 429, 503),
             openapi_extra={
                 "requestBody": {
                     "required": True,
@@ -176,14 +178,14 @@ def add_shared_routes(app: FastAPI, scope: str) -> None:
 
     add = app.add_api_route
     add("/decisions", list_decisions, response_model=DecisionPage, tags=["decisions"],
-        dependencies=[read], responses=documented(401, 403, 422, 503))  # fmt: skip
+        dependencies=[read], responses=documented(401, 403, 429, 422, 503))  # fmt: skip
     add("/decisions/{request_id}", get_decision, response_model=schemas.DecisionDocument, tags=["decisions"],
-        dependencies=[read], responses=documented(401, 403, 404, 503))  # fmt: skip
+        dependencies=[read], responses=documented(401, 403, 429, 404, 503))  # fmt: skip
     add("/decisions/{request_id}/explain", explain_decision, methods=["POST"], tags=["decisions"],
         response_model=schemas.Explanation, dependencies=[read],
-        responses=documented(401, 403, 404, 409, 503))  # fmt: skip
+        responses=documented(401, 403, 429, 404, 409, 503))  # fmt: skip
     add("/model", get_model, response_model=schemas.ModelDocument, tags=["model"], dependencies=[model_read],
-        responses=documented(401, 403, 503))  # fmt: skip
+        responses=documented(401, 403, 429, 503))  # fmt: skip
     add("/livez", livez, tags=["operation"])
     add("/readyz", readyz, response_model=schemas.Readiness, tags=["operation"],
         responses={503: {"model": schemas.Readiness, "description": "Not ready"}})  # fmt: skip
