@@ -54,6 +54,9 @@ transaction_request = RequestSource(
 viewer_taste_source = _feature_table(
     "fct_viewer_taste", "Viewer x day on which it changed: all ratings before midnight."
 )
+viewer_history_source = _feature_table(
+    "fct_viewer_history", "Viewer x day on which it changed: the movies rated before midnight."
+)
 movie_profile_source = _feature_table("fct_movie_profile", "Movie: year and genres.")
 movie_popularity_source = _feature_table(
     "fct_movie_popularity", "Movie x day on which it changed: all ratings before midnight."

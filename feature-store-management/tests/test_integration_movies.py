@@ -183,6 +183,24 @@ def test_a_row_is_known_a_microsecond_after_its_last_rating_and_not_before_it_is
     assert late > 0
 
 
+def history(viewer: int, midnight: pd.Timestamp) -> str | None:
+    """Return the movies rated before a midnight, most recent last; None without one."""
+    rows = [row for row in RATINGS if row.viewer_id == viewer and row.moment < midnight]
+    rows.sort(key=lambda row: (row.moment, row.movie_id))
+    return ",".join(str(row.movie_id) for row in rows) or None
+
+
+def test_a_history_holds_what_was_rated_before_each_midnight(rehearsal: Rehearsal) -> None:
+    rows = rehearsal.rows("features.fct_viewer_history")
+    midnights = {(r.viewer_id, r.moment.normalize() + DAY) for r in RATINGS}
+    assert {(row["viewer_id"], row["event_timestamp"]) for row in rows} == midnights
+    for row in rows:
+        viewer, midnight = row["viewer_id"], row["event_timestamp"]
+        known = max(r.known_at for r in RATINGS if r.viewer_id == viewer and r.moment < midnight)
+        assert row["viewer_rated_movie_ids"] == history(viewer, midnight)
+        assert row["created_timestamp"] == max(midnight, known + MICROSECOND)
+
+
 def test_a_movie_is_listed_from_the_day_of_its_first_rating(rehearsal: Rehearsal) -> None:
     rows = {row.pop("movie_id"): row for row in rehearsal.rows("features.fct_movie_profile")}
     assert set(rows) == set(MOVIES) - {7}
@@ -270,6 +288,12 @@ def test_served_vectors_are_those_of_now_however_old_the_rows_are(store: Feature
         found = {feature.name: response[feature.name][index] for feature in CONTRACT.features}
         assert same(found, expected_vector(viewer, movie, moment))
         assert found["viewer_rating_count_365d"] == (None if viewer == 999 else 0)
+    served = store.get_online_features(
+        features=store.get_feature_service("viewer_history_v1"),
+        entity_rows=[{"viewer_id": viewer} for viewer in (1, 2, 3, 999)],
+    ).to_dict()["viewer_rated_movie_ids"]
+    assert served == [history(viewer, moment.normalize()) for viewer in (1, 2, 3, 999)]
+    assert served[-1] is None
 
 
 def test_the_loader_fills_the_raw_tables_once_and_replaces_them_whole(

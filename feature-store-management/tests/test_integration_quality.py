@@ -155,6 +155,7 @@ class Fault:
 
 TX, LABELS = "{raw}.transactions", "{raw}.transaction_labels"
 FRAUD_LABELS, PROFILE = "{labels}.fct_fraud_labels", "{features}.fct_subscriber_profile"
+HISTORY = "{features}.fct_viewer_history"
 CUSTOMER, TERMINAL = "{features}.fct_customer_daily", "{features}.fct_terminal_daily"
 NEWEST = f"event_timestamp = '{LAST + timedelta(days=1)} 00:00+00'"
 
@@ -513,6 +514,22 @@ FAULTS = [
         "features_viewer_taste",
         "shares_are_shares",
         "update {features}.fct_viewer_taste set viewer_rating_share_drama = 1.5 where viewer_id = 1",
+    ),
+    Fault(
+        "features_viewer_history",
+        "one_row_a_day",
+        f"insert into {HISTORY} select * from {HISTORY} where viewer_id = 1",
+    ),
+    Fault(
+        "features_viewer_history",
+        "nothing_is_known_before_it_is_true",
+        f"update {HISTORY} set created_timestamp = event_timestamp - interval '1 second' where viewer_id = 1",
+    ),
+    Fault(
+        "features_viewer_history",
+        "the_last_history_is_that_of_the_raw_rows",
+        f"update {HISTORY} set viewer_rated_movie_ids = viewer_rated_movie_ids || ',9999'"
+        " where viewer_id = 1",
     ),
     *rated("movie", "movie_popularity"),
     Fault(
