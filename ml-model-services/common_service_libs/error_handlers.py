@@ -48,6 +48,7 @@ PROBLEMS: dict[type[errors.ServiceError], ProblemType] = {
     errors.FeaturesUnavailable: ProblemType(503, "features-unavailable", "The online store does not answer"),
     errors.BundleUnavailable: ProblemType(503, "bundle-unavailable", "The release bundle cannot be had"),
     errors.SpoolUnavailable: ProblemType(503, "spool-unavailable", "Decisions cannot be recorded"),
+    errors.DecisionUnderWay: ProblemType(503, "decision-under-way", "The same request is being decided"),
     errors.DecisionStoreUnavailable: ProblemType(
         503, "decision-store-unavailable", "The decision database does not answer"
     ),

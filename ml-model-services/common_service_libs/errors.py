@@ -22,7 +22,8 @@ ServiceError
 │   ├── FeaturesUnavailable           the online store is silent and the policy wants features
 │   ├── BundleUnavailable             the bundle that made a decision cannot be had
 │   ├── SpoolUnavailable              a decision could not be made durable
-│   └── DecisionStoreUnavailable      the decision database is silent
+│   ├── DecisionStoreUnavailable      the decision database is silent
+│   └── DecisionUnderWay              another worker is deciding the same request id
 ├── ArtifactError                     what another root published is not as agreed
 │   ├── ContractError                 feature service contract
 │   ├── ExpressionError               on-demand expression
@@ -30,6 +31,7 @@ ServiceError
 │   └── PolicyError                   label policy
 └── BackendError                      a server did not answer as it should
     ├── OnlineStoreError
+    ├── DecisionTopicUnavailable
     └── RegistryError
 """
 
@@ -171,6 +173,10 @@ class DecisionStoreUnavailable(Unavailable):
     """The decision database is silent."""
 
 
+class DecisionUnderWay(Unavailable):
+    """Another worker has taken the same request id, and its decision is not recorded yet."""
+
+
 class ArtifactError(ServiceError):
     """What another root published is not as agreed."""
 
@@ -197,6 +203,10 @@ class BackendError(ServiceError):
 
 class OnlineStoreError(BackendError):
     """The online store is silent or answered nonsense."""
+
+
+class DecisionTopicUnavailable(BackendError):
+    """The broker does not answer: it is not known whether it has the decisions."""
 
 
 class RegistryError(BackendError):

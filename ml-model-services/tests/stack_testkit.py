@@ -195,9 +195,11 @@ def recorded(request_ids: list[str]) -> dict[str, tuple[str, float | None]]:
 
 def forget(prefix: str) -> None:
     with psycopg.connect(conninfo()) as connection:
-        connection.execute(
-            "delete from decisions.decision_records where starts_with(request_id, %s)", (prefix,)
-        )
+        for table in ("decision_records", "decision_ids"):
+            connection.execute(
+                f"delete from decisions.{table} where starts_with(request_id, %s)",
+                (prefix,),
+            )
 
 
 def unique(prefix: str) -> str:

@@ -114,7 +114,7 @@ async def test_a_query_that_takes_too_long_is_given_up_at_the_deadline() -> None
     store = DecisionStore(conninfo(), deadline=0.3)
     await store.find("nothing", SERVICE)
     with psycopg.connect(conninfo()) as blocking:
-        blocking.execute("lock table decisions.decision_records in access exclusive mode")
+        blocking.execute("lock table decisions.decision_ids in access exclusive mode")
         loop = asyncio.get_running_loop()
         started = loop.time()
         with pytest.raises(DecisionStoreUnavailable):
