@@ -68,9 +68,22 @@ class BaseApiConfig(DecisionSettings):
 
     online_store_deadline_seconds: Seconds = Field(default=0.05, description="one read of features")
     online_store_connect_seconds: Seconds = 0.5
+    hot_snapshot_entities: int = Field(
+        default=20_000, ge=0, le=1_000_000, description="remembered for when the online store is silent"
+    )
     decision_store_deadline_seconds: Seconds = Field(default=0.25, description="one lookup of a decision")
     flush_deadline_seconds: Seconds = Field(default=10.0, description="writing one batch of decisions")
     shutdown_seconds: Seconds = Field(default=5.0, description="draining requests and spool at the end")
+
+    drain_seconds: float = Field(
+        default=0.5, ge=0, le=600, description="answering on after SIGTERM, while /readyz says 503"
+    )
+    max_connections: int = Field(default=1000, ge=1, description="more are turned away as they come")
+    max_concurrent_requests: int = Field(default=64, ge=1, description="being decided at a time")
+    max_queued_requests: int = Field(default=256, ge=0, description="waiting; more are answered 503 at once")
+    request_deadline_seconds: Seconds = Field(
+        default=1.0, description="what could not be answered within it is answered 503 at once"
+    )
 
     max_body_bytes: int = Field(default=16_384, ge=256)
     body_deadline_seconds: Seconds = 5.0

@@ -32,9 +32,11 @@ from common_service_libs.label_engine.policy import Policy
 from common_service_libs.label_engine.reason_codes import reason_of_feature
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import BundleCache, ModelVersion
-from common_service_libs.online_store import FeatureReader, OnlineFeatures
+from common_service_libs.online_store import FeatureReader, OnlineFeatures, Source
 from common_service_libs.redis_link import RedisLink
 from common_service_libs.release_bundle import Bundle, as_values, load_bundle
+from common_service_libs.resilience.hot_snapshot import HotSnapshot
+from common_service_libs.resilience.ladder import FeatureLadder
 
 REPLAY_TOLERANCE = 1e-9
 
@@ -43,6 +45,7 @@ class Rung(StrEnum):
     """The rungs of the degradation ladder."""
 
     ONLINE = "online"
+    SNAPSHOT = "snapshot"
     DEFAULTS = "defaults"
     RULES_ONLY = "rules_only"
 
@@ -123,7 +126,7 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
         return Outcome(vector, None, verdict, True, Rung.RULES_ONLY)
     if vector.failed:
         raise FeaturesMissing(vector.failed)
-    degraded = online.unavailable or any(
+    degraded = online.source is not Source.ONLINE or any(
         online.status[view] in {FeatureStatus.STALE, FeatureStatus.INVALID} for view in policy.degraded_by
     )
     score = model.bundle.score(vector.values)
@@ -134,7 +137,8 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
         status=online.status,
         degraded=degraded,
     )
-    return Outcome(vector, score, verdict, degraded, Rung.DEFAULTS if online.unavailable else Rung.ONLINE)
+    rung = Rung.DEFAULTS if online.unavailable else Rung(online.source)
+    return Outcome(vector, score, verdict, degraded, rung)
 
 
 class DecisionService:
@@ -149,10 +153,11 @@ class DecisionService:
         log: DecisionLog,
         bundles: BundleCache,
         metrics: ServiceMetrics,
+        snapshot: HotSnapshot | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
-        self._link = link
+        self._ladder = FeatureLadder(link, snapshot)
         self._log = log
         self._bundles = bundles
         self._metrics = metrics
@@ -216,7 +221,7 @@ class DecisionService:
             raise SpoolUnavailable(
                 "the spool of decisions is full: the decision database has been silent too long"
             )
-        online = await model.reader.read(self._link, case.entity_ids, case.as_of)
+        online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
         outcome = judge(case, online, model)
         latency_ms = (time.perf_counter() - started) * 1000
         record = self._record(case, request_id, model, online, outcome, latency_ms)

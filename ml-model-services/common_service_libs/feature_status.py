@@ -13,6 +13,7 @@ class FeatureStatus(StrEnum):
     """
 
     PRESENT = "present"
+    SNAPSHOT = "snapshot"  # as it was read last: the store does not answer, and it may have changed since
     NULL = "null"  # there, but null; of a view: a field of it is
     MISSING = "missing"  # the entity has no such row
     STALE = "stale"  # older than the view's time to live, as of the request

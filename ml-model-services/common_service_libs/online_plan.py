@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class EntityPlan:
 
     The reply holds the doubles of all views, their other numbers, their texts, their event times, so that
     everything of one kind is decoded at once. `names` are the fields in that order, `runs` where each kind
-    stands.
+    stands. `signature` is the same for plans whose replies mean the same.
     """
 
     def __init__(self, entity: Entity, views: Sequence[View], project: str) -> None:
@@ -56,7 +57,12 @@ class EntityPlan:
         self.join_key = entity.join_key
         self.views = tuple(_view_plan(view, order, ends, at) for at, view in enumerate(views))
         fields = [field_name(view, name) for view, name in order]
-        self.command = _command_of(entity, project, fields + [timestamp_field(view.name) for view in views])
+        fields += [timestamp_field(view.name) for view in views]
+        self.command = _command_of(entity, project, fields)
+        self.signature = hashlib.blake2b(
+            encode_command(project.encode(), entity.join_key.encode(), entity.type.encode(), *fields),
+            digest_size=8,
+        ).hexdigest()
 
 
 def _by_kind(views: Sequence[View]) -> list[list[tuple[str, str]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from itertools import chain
 from typing import Any
 
@@ -26,13 +27,26 @@ from common_service_libs.redis_link import RedisLink
 
 _DOUBLE_BYTES = 9
 _DOUBLE_TAG = b"\x29"
-_PRESENT, _NULL, _MISSING, _STALE, _INVALID = (
+_PRESENT, _NULL, _MISSING, _STALE, _INVALID, _SNAPSHOT, _UNAVAILABLE = (
     FeatureStatus.PRESENT,
     FeatureStatus.NULL,
     FeatureStatus.MISSING,
     FeatureStatus.STALE,
     FeatureStatus.INVALID,
+    FeatureStatus.SNAPSHOT,
+    FeatureStatus.UNAVAILABLE,
 )
+
+SnapshotRow = tuple[Any, ...]
+"""What a snapshot holds of one entity: the time at which it was read, and the reply."""
+
+
+class Source(StrEnum):
+    """Where features came from."""
+
+    ONLINE = "online"
+    SNAPSHOT = "snapshot"  # of at least one entity
+    UNAVAILABLE = "unavailable"
 
 
 class OnlineFeatures(msgspec.Struct, frozen=True):
@@ -40,7 +54,7 @@ class OnlineFeatures(msgspec.Struct, frozen=True):
 
     Where every view is present, without a null, `complete` holds all values in the order of the plan's
     `names`; otherwise `partial` holds by field those that may be used, and `stale_values` those of stale
-    views.
+    views. Where `source` is a snapshot, a view that would be present has the status `snapshot`.
     """
 
     status: Mapping[str, FeatureStatus]
@@ -49,6 +63,7 @@ class OnlineFeatures(msgspec.Struct, frozen=True):
     stale_values: Mapping[str, FeatureValue] = {}
     complete: list[Any] | None = None
     names: tuple[str, ...] = ()
+    source: Source = Source.ONLINE
 
     @property
     def values(self) -> Mapping[str, FeatureValue]:
@@ -57,7 +72,7 @@ class OnlineFeatures(msgspec.Struct, frozen=True):
 
     @property
     def unavailable(self) -> bool:
-        """Whether the store did not answer."""
+        """Whether anything is neither known from the store nor from a snapshot of it."""
         return FeatureStatus.UNAVAILABLE in self.status.values()
 
 
@@ -65,7 +80,7 @@ class _EntityDecoder:
     """Decodes the reply to one entity: all doubles at once, whatever repeats from a cache."""
 
     def __init__(self, plan: EntityPlan, caches: ValueCaches) -> None:
-        self.width, self.views = plan.width, plan.views
+        self.width, self.views, self.signature = plan.width, plan.views, plan.signature
         self._ttls = tuple((view.name, view.ttl_seconds) for view in plan.views)
         self._doubles, self._numbers, self._texts, self._times = plan.runs
         doubles = self._doubles.stop
@@ -153,7 +168,19 @@ class FeatureReader:
         self._nothing = OnlineFeatures(
             status={view.name: FeatureStatus.UNAVAILABLE for view in contract.views},
             event_timestamps={view.name: None for view in contract.views},
+            source=Source.UNAVAILABLE,
         )
+        self.numbers_only = all(entity.runs[2].start == entity.runs[2].stop for entity in self._plan.entities)
+        self._entities = tuple((entity.signature, entity.join_key) for entity in self._plan.entities)
+
+    @property
+    def nothing(self) -> OnlineFeatures:
+        """What is known when nothing is: every view is unavailable."""
+        return self._nothing
+
+    def row_keys(self, entity_ids: Mapping[str, EntityValue]) -> list[tuple[str, EntityValue]]:
+        """Return by what the replies to one case are known in a snapshot, in the order of the replies."""
+        return [(signature, entity_ids[join_key]) for signature, join_key in self._entities]
 
     def command(self, entity_ids: Mapping[str, EntityValue]) -> tuple[bytes, int]:
         """Return what to send for one case, and how many replies to expect."""
@@ -240,6 +267,40 @@ class FeatureReader:
                 if own:
                     (stale if found is _STALE else values).update(zip(view.names, own, strict=True))
         return OnlineFeatures(status, times, values, stale)
+
+    def worth_keeping(self, replies: Sequence[Any]) -> list[bool]:
+        """Return which of the replies to one case hold anything: an unknown entity's does not."""
+        return [
+            any(reply[view.time] is not None for view in entity.views)
+            for entity, reply in zip(self._decoders, replies, strict=True)
+        ]
+
+    def decode_rows(self, rows: Sequence[SnapshotRow | None], as_of: float) -> OnlineFeatures:
+        """Return the features of one case as a snapshot knows them; None stands for an entity it does not.
+
+        Times to live count as ever: from the event times in the rows to `as_of`.
+        """
+        if not any(rows):
+            return self._nothing
+        values: dict[str, FeatureValue] = {}
+        status: dict[str, FeatureStatus] = {}
+        times: dict[str, float | None] = {}
+        stale: dict[str, FeatureValue] = {}
+        for entity, row in zip(self._decoders, rows, strict=True):
+            reply = () if row is None else row[1:]
+            if len(reply) != entity.width:
+                status.update((view.name, _UNAVAILABLE) for view in entity.views)
+                times.update((view.name, None) for view in entity.views)
+                continue
+            for view in entity.views:
+                found, time, own = entity.view(view, reply, None)
+                if time is not None and as_of - time > view.ttl_seconds:
+                    found = _STALE
+                status[view.name] = _SNAPSHOT if found is _PRESENT else found
+                times[view.name] = time
+                if own:
+                    (stale if found is _STALE else values).update(zip(view.names, own, strict=True))
+        return OnlineFeatures(status, times, values, stale, source=Source.SNAPSHOT)
 
     def decode_many(self, replies: Sequence[Any], as_of: Any) -> OnlineColumns:
         """Return the features in the replies to many cases; `as_of` is one time or an array of one a case.

@@ -21,6 +21,7 @@ from common_service_libs.model_registry import (
     Registry,
 )
 from common_service_libs.redis_link import RedisLink
+from common_service_libs.resilience.hot_snapshot import HotSnapshot, SnapshotFile
 from common_service_libs.spool import Spool
 
 
@@ -75,6 +76,9 @@ class Runtime:
             rejected_file=folder / "rejected.jsonl",
         )
         await self.log.open()
+        self.snapshot = HotSnapshot(settings.hot_snapshot_entities)
+        self._snapshot_file = SnapshotFile(self.snapshot, folder / "hot_snapshot.bin")
+        self._snapshot_file.open()
         bundles = BundleCache(settings.spool_dir / "bundles", self._registry)
         self.decisions = self.decides(
             settings.service_name,
@@ -83,6 +87,7 @@ class Runtime:
             log=self.log,
             bundles=bundles,
             metrics=self.metrics,
+            snapshot=self.snapshot,
         )
         self.watcher = ModelWatcher(
             self._registry,
@@ -110,6 +115,7 @@ class Runtime:
         await asyncio.to_thread(self.watcher.stop)
         self.decisions.close()
         await self.link.close()
+        await self._snapshot_file.close()
         await self.log.close(self.settings.shutdown_seconds)
 
     async def checks(self) -> dict[str, bool]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,4 +81,4 @@ def test_probes_begin_at_least_a_second_apart_whatever_happens(
             (breaker.succeeded if answered else breaker.failed)()
         else:
             assert 0 < breaker.probe_in <= 1.25
-    assert all(later - earlier >= 1.0 for earlier, later in zip(probes, probes[1:], strict=False))
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(probes))
