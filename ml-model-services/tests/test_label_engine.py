@@ -176,7 +176,7 @@ def test_without_a_score_only_rules_that_need_neither_score_nor_features_are_ask
     ("text", "message"),
     [
         (HEAD + RULE + RULE, r"test.yaml:27: rule risky: the id is used twice"),
-        (HEAD + RULE.replace("> 0.5", ">> 0.5"), r"test.yaml:18: rule risky: not an expression"),
+        (HEAD + RULE.replace("> 0.5", ">> 0.5"), r"test.yaml:20: rule risky: not an expression"),
         (HEAD + RULE.replace(READS, "when: features.risk"), "unknown field features.risk"),
         (HEAD + RULE.replace(READS, "when: amount"), "unknown field amount"),
         (HEAD + RULE.replace(READS, "when: size(features.tx_amount)"), "functions are not part"),
@@ -184,17 +184,17 @@ def test_without_a_score_only_rules_that_need_neither_score_nor_features_are_ask
         (HEAD + RULE.replace("fires: true", "fires: false"), "an example in which the rule fires is missing"),
         (HEAD + RULE.replace(": 0.6}", ": 0.4}"), "example 1: the rule does not fire"),
         (HEAD + RULE.replace("{features.terminal_fraud_risk_7d: 0.6}", "{score: 0.6}"), "must give exactly"),
-        (HEAD + RULE.replace(": 0.6}", ": high}"), "example 1: the expression fails"),
-        (HEAD + RULE.replace(" > 0.5", " + 0.5"), "example 1: the expression gives float"),
+        (HEAD + RULE.replace(": 0.6}", ": high}"), r":25: rule risky: example 1: .* is a number, not"),
+        (HEAD + RULE.replace(" > 0.5", " + 0.5"), r":20: rule risky: the expression gives a number, not true"),
         (HEAD + RULE.replace("decision: review", "decision: shrug"), "unknown decision shrug"),
         (HEAD + RULE.replace("TERMINAL_FRAUD_RISK", "BECAUSE"), "BECAUSE is not in the table"),
-        (HEAD + RULE.replace("owner: tests", "owners: tests"), "test.yaml:18: rule risky: .*unknown field"),
+        (HEAD + RULE.replace("owner: tests", "owners: tests"), "test.yaml:23: rule risky: .*unknown field"),
         (HEAD + RULE.replace("    owner: tests\n", ""), "missing required field `owner`"),
         (HEAD + RULE.replace("owner: tests", "owner: tests\n    owner: others"), "yaml:24: the key owner"),
-        (HEAD.replace("version: 3", "version: three") + RULE, "test.yaml: .*version"),
+        (HEAD.replace("version: 3", "version: three") + RULE, "test.yaml:3: version: Expected"),
         (HEAD.replace("rules_only: {", "rules_else: {") + RULE, "unknown field `rules_else`"),
         (HEAD.replace("without_features: rules_only", "without_features: refuse") + RULE, "goes with"),
-        (HEAD + "  - nonsense\n", "test.yaml: a rule"),
+        (HEAD + "  - nonsense\n", "test.yaml:16: a rule: a rule is a map"),
         ("- a list\n", "a map is needed"),
         ("a: [1, 2\n", "test.yaml:2"),
     ],
@@ -214,9 +214,12 @@ def test_a_policy_that_does_not_fit_the_bundle_is_refused() -> None:
 
 
 def test_field_names_in_text_and_comments_are_left_alone() -> None:
-    text = 'status.customer_daily == "features.x" // not features.y'
-    policy = policy_of(rule("quoted", text, "{status.customer_daily: features.x}"))
-    assert policy.rules[0].when.fields == {("status", "customer_daily")}
+    text = 'features.kind == "features.x" // not features.y'
+    head = HEAD.replace("features: [terminal_fraud_risk_7d, tx_amount]", "features: {kind: string}")
+    policy = policy_of(rule("quoted", text, "{features.kind: features.x}"), head=head)
+    assert policy.rules[0].when.fields == {("features", "kind")}
+    features = {"kind": "features.x"}
+    assert decide(policy, features=features).rules_fired == ("quoted",)
 
 
 def test_the_version_of_a_policy_is_its_hash() -> None:

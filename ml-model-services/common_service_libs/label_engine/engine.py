@@ -10,11 +10,13 @@ from typing import Any
 import cel
 
 from common_service_libs.errors import PolicyError
-from common_service_libs.feature_contract import FeatureContract
-from common_service_libs.label_engine.expressions import variable
-from common_service_libs.label_engine.policy import Policy, Rule
+from common_service_libs.feature_contract import NUMERIC_TYPES, FeatureContract
+from common_service_libs.label_engine.expressions import CEL_ERRORS, all_of, variable
+from common_service_libs.label_engine.policy import CHEAPEST, Policy, Rule
+from common_service_libs.label_engine.types import Type, said
 
 SHADOW_PREFIX = "shadow:"
+NO_INPUTS: Mapping[str, Mapping[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,41 @@ class Verdict:
 
 
 def require_fit(policy: Policy, contract: FeatureContract) -> None:
-    """Raise PolicyError if the policy reads a feature, request value or view that is not in the contract."""
-    known = {
-        "features": set(contract.feature_names),
-        "request": {field.name for field in contract.request} | {e.join_key for e in contract.entities},
-        "status": {view.name for view in contract.views},
+    """Raise PolicyError if the policy reads what is not in the contract, or as another type."""
+    features = {feature.name: _type_of(feature.type) for feature in contract.features}
+    keys: dict[str, Type] = {
+        entity.join_key: "string" if entity.type == "string" else "int" for entity in contract.entities
     }
-    names = policy.inputs.names()
-    missing = [f"{root}.{name}" for root, there in known.items() for name in names[root] if name not in there]
-    missing += [f"degraded_by {name}" for name in sorted(policy.degraded_by - known["status"])]
+    request = {field.name: _type_of(field.type) for field in contract.request} | keys
+    views = {view.name for view in contract.views}
+    missing = [f"status.{name}" for name in policy.inputs.status if name not in views]
+    missing += [f"degraded_by {name}" for name in sorted(policy.degraded_by - views)]
+    for name, limit in policy.velocity.items():
+        if limit.entity not in keys:
+            missing.append(f"velocity.{name} of {limit.entity}")
+        if limit.sum is not None and request.get(limit.sum) != "double":
+            missing.append(f"velocity.{name} of the number {limit.sum}")
+    mistyped = []
+    for root, declared, there in (
+        ("features", policy.inputs.features, features),
+        ("request", policy.inputs.request, request),
+    ):
+        for name, kind in declared.items():
+            if name not in there:
+                missing.append(f"{root}.{name}")
+            elif there[name] != kind:
+                mistyped.append(f"{root}.{name} is {said(there[name])} there, not {said(kind)}")
     if missing:
         raise PolicyError(
             f"policy {policy.name} reads what {contract.name} does not have: {', '.join(missing)}"
         )
+    if mistyped:
+        raise PolicyError(f"policy {policy.name} and {contract.name}: {', '.join(mistyped)}")
+
+
+def _type_of(contract_type: str) -> Type:
+    """Return what a value of the contract is in a rule: every number is a double."""
+    return "double" if contract_type in NUMERIC_TYPES else "string"
 
 
 class LabelEngine:
@@ -56,14 +80,21 @@ class LabelEngine:
                 f"policy {policy.name} needs thresholds that the bundle does not have: {missing}"
             )
         self.policy = policy
+        self.thresholds = thresholds
         self._on_error = on_error
         self._severity = {decision: level for level, decision in enumerate(policy.decisions)}
+        self._rules = policy.rules
+        self._together = all_of([rule.when for rule in policy.rules]) if policy.rules else None
         self._rules_without_model = tuple(rule for rule in policy.rules if not rule.needs_model)
         read = {field for rule in policy.rules for field in rule.when.fields}
+        self._costs = policy.costs if (CHEAPEST, "") in read else None
+        if self._costs is not None:
+            read |= self._costs.fields
         self._fields = {
             root: tuple((name, variable(root, name)) for r, name in sorted(read) if r == root)
-            for root in ("features", "request", "status")
+            for root in ("features", "request", "status", "lists", "velocity")
         }
+        self._more = bool(self._fields["lists"] or self._fields["velocity"])
         self._variables: dict[str, Any] = {}
         self._context = cel.Context(
             {variable("thresholds", n): thresholds[n] for n in policy.inputs.thresholds}
@@ -77,18 +108,54 @@ class LabelEngine:
         request: Mapping[str, Any],
         status: Mapping[str, str],
         degraded: bool,
+        policy_inputs: Mapping[str, Mapping[str, Any]] = NO_INPUTS,
     ) -> Verdict:
-        """Return the verdict on a scored case; null is None or NaN."""
-        self._update(score, features, request, status, degraded)
-        return self._verdict(self.policy.rules, self.policy.default.decision, self.policy.default.reason_code)
+        """Return the verdict on a scored case; null is None or NaN.
 
-    def decide_without_score(self, *, request: Mapping[str, Any], status: Mapping[str, str]) -> Verdict:
+        `policy_inputs` is what the rules read beside features and request: `lists` by name, true or false,
+        and `velocity` by name, null where it is not known.
+        """
+        self._update(score, features, request, status, degraded, policy_inputs)
+        default = self.policy.default
+        if self._together is not None and None not in self._variables.values():
+            try:
+                fires = self._together.execute(self._context)
+            except CEL_ERRORS:
+                pass  # which rule it is shows one by one
+            else:
+                if True not in fires:
+                    return Verdict(default.decision, (default.reason_code,), ())
+                fired = [rule for rule, fire in zip(self._rules, fires, strict=True) if fire]
+                return self._conclude(fired, default.decision, default.reason_code)
+        return self._verdict(self._rules, default.decision, default.reason_code)
+
+    def decide_without_score(
+        self,
+        *,
+        request: Mapping[str, Any],
+        status: Mapping[str, str],
+        policy_inputs: Mapping[str, Mapping[str, Any]] = NO_INPUTS,
+    ) -> Verdict:
         """Return the verdict of the rules that read neither score nor features, if the policy wants it."""
         fallback = self.policy.rules_only
         if fallback is None:
             raise PolicyError(f"policy {self.policy.name} does not decide without a score")
-        self._update(None, {}, request, status, True)
+        self._update(None, {}, request, status, True, policy_inputs)
         return self._verdict(self._rules_without_model, fallback.decision, fallback.reason_code)
+
+    def costs(
+        self, *, features: Mapping[str, Any], request: Mapping[str, Any]
+    ) -> dict[str, tuple[float, float]] | None:
+        """Return what each decision costs if the case is positive and if not, None where nothing says so."""
+        costs = self.policy.costs
+        if costs is None:
+            return None
+        known = {"features": features, "request": request, "thresholds": self.thresholds}
+        values = {variable(root, name): known[root].get(name) for root, name in costs.fields}
+        found = costs.of(cel.Context(values))
+        if found is None:
+            return None
+        return dict(zip(costs.decisions, zip(*found, strict=True), strict=True))
 
     def _update(
         self,
@@ -97,34 +164,51 @@ class LabelEngine:
         request: Mapping[str, Any],
         status: Mapping[str, str],
         degraded: bool,
+        policy_inputs: Mapping[str, Mapping[str, Any]],
     ) -> None:
         variables: dict[str, Any] = {"score": score, "degraded": degraded}
-        for name, flat in self._fields["features"]:
+        fields = self._fields
+        for name, flat in fields["features"]:
             value = features.get(name)
             variables[flat] = None if isinstance(value, float) and math.isnan(value) else value
-        for name, flat in self._fields["request"]:
-            variables[flat] = request.get(name)
-        for name, flat in self._fields["status"]:
+        for name, flat in fields["request"]:
+            value = request.get(name)
+            variables[flat] = None if isinstance(value, float) and math.isnan(value) else value
+        for name, flat in fields["status"]:
             variables[flat] = status.get(name)
+        if self._more:
+            lists, velocity = policy_inputs.get("lists", {}), policy_inputs.get("velocity", {})
+            for name, flat in fields["lists"]:
+                variables[flat] = lists.get(name)
+            for name, flat in fields["velocity"]:
+                variables[flat] = velocity.get(name)
+        if self._costs is not None:
+            self._context.update(variables)
+            variables[CHEAPEST] = cheapest = self._costs.cheapest(score, self._context)
+            self._context.update({CHEAPEST: cheapest})
+        else:
+            self._context.update(variables)
         self._variables = variables
-        self._context.update(variables)
 
     def _verdict(self, rules: tuple[Rule, ...], decision: str, reason_code: str) -> Verdict:
-        fired = [rule for rule in rules if self._fires(rule)]
+        return self._conclude([rule for rule in rules if self._fires(rule)], decision, reason_code)
+
+    def _conclude(self, fired: list[Rule], decision: str, reason_code: str) -> Verdict:
+        rules_fired = tuple([r.id if r.mode == "enforce" else SHADOW_PREFIX + r.id for r in fired])
         enforced = [rule for rule in fired if rule.mode == "enforce"]
+        for rule in enforced:
+            if rule.final:
+                return Verdict(rule.decision, (rule.reason_code,), rules_fired)
         for rule in enforced:
             if self._severity[rule.decision] > self._severity[decision]:
                 decision = rule.decision
-        return Verdict(
-            decision=decision,
-            reason_codes=tuple(dict.fromkeys(rule.reason_code for rule in enforced)) or (reason_code,),
-            rules_fired=tuple(r.id if r.mode == "enforce" else SHADOW_PREFIX + r.id for r in fired),
-        )
+        reasons = tuple(dict.fromkeys([rule.reason_code for rule in enforced])) or (reason_code,)
+        return Verdict(decision, reasons, rules_fired)
 
     def _fires(self, rule: Rule) -> bool:
         try:
             return rule.when.evaluate(self._context) is True
-        except (TypeError, ValueError, RuntimeError, KeyError):
+        except CEL_ERRORS:
             # A comparison with null is an error in CEL. The examples have shown that values make none.
             if not any(self._variables.get(variable(*field), 0) is None for field in rule.when.fields):
                 self._on_error(rule.id)
