@@ -333,7 +333,7 @@ class Recommender:
 
 
 def parse_model(content: bytes) -> Recommender:
-    """Return the model in the bytes of `model.npz`; raises BundleError for anything else, a pickle included."""
+    """Return the model in the bytes of `model.npz`; raises BundleError for all else, a pickle included."""
     names = [field.name for field in fields(Arrays)]
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""A release bundle of kind `recommender`: hashes, contract, model and golden lists, checked before it is used."""
+"""A release bundle of kind `recommender`: hashes, contract, model and golden lists, checked before use."""
 
 from __future__ import annotations
 

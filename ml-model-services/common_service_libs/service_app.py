@@ -112,13 +112,26 @@ def add_predict_route(
     reply: type[schemas.DecisionReply],
 ) -> None:
     """Add `POST /predict` as a bare route, documented like any other."""
+    add_decision_route(app, "/predict", endpoint, request_schema=request_schema, reply=reply)
+
+
+def add_decision_route(
+    app: FastAPI,
+    path: str,
+    endpoint: Callable[[Request], Coroutine[Any, Any, Response]],
+    *,
+    request_schema: dict[str, Any],
+    reply: type[BaseModel],
+    summary: str = "Decide",
+) -> None:
+    """Add a bare route that decides on a body, documented like any other."""
     app.router.routes.append(
         BareRoute(
-            "/predict",
+            path,
             endpoint,
             methods=["POST"],
             response_model=reply,
-            summary="Decide",
+            summary=summary,
             tags=["decisions"],
             dependencies=[Depends(api_key_header), Depends(bearer_token)],
             responses=documented(400, 401, 403, 408, 409, 413, 415, 422, 429, 503),
@@ -142,7 +155,7 @@ def add_predict_route(
     )
 
 
-def add_shared_routes(app: FastAPI, scope: str) -> None:
+def add_shared_routes(app: FastAPI, scope: str, explanation: type[BaseModel] = schemas.Explanation) -> None:
     """Add the routes on recorded decisions, the model, health and metrics; `scope` begins a key's scopes."""
     read, model_read = Depends(require(f"{scope}:read")), Depends(require("model:read"))
 
@@ -182,7 +195,7 @@ def add_shared_routes(app: FastAPI, scope: str) -> None:
     add("/decisions/{request_id}", get_decision, response_model=schemas.DecisionDocument, tags=["decisions"],
         dependencies=[read], responses=documented(401, 403, 429, 404, 503))  # fmt: skip
     add("/decisions/{request_id}/explain", explain_decision, methods=["POST"], tags=["decisions"],
-        response_model=schemas.Explanation, dependencies=[read],
+        response_model=explanation, dependencies=[read],
         responses=documented(401, 403, 429, 404, 409, 503))  # fmt: skip
     add("/model", get_model, response_model=schemas.ModelDocument, tags=["model"], dependencies=[model_read],
         responses=documented(401, 403, 429, 503))  # fmt: skip
