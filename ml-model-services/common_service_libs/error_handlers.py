@@ -44,6 +44,7 @@ PROBLEMS: dict[type[errors.ServiceError], ProblemType] = {
     errors.Unauthenticated: ProblemType(401, "unauthenticated", "A valid key is needed"),
     errors.Forbidden: ProblemType(403, "forbidden", "The key does not allow this"),
     errors.RateLimited: ProblemType(429, "rate-limited", "Too many requests of this client"),
+    errors.Overloaded: ProblemType(503, "overloaded", "More requests than can be answered in time"),
     errors.ModelUnavailable: ProblemType(503, "model-unavailable", "No model is loaded"),
     errors.FeaturesUnavailable: ProblemType(503, "features-unavailable", "The online store does not answer"),
     errors.BundleUnavailable: ProblemType(503, "bundle-unavailable", "The release bundle cannot be had"),

@@ -18,6 +18,7 @@ ServiceError
 │   ├── Forbidden                     the key lacks the scope
 │   └── RateLimited                   the client has used up its requests for now
 ├── Unavailable                       try again later
+│   ├── Overloaded                    more requests than can be answered in time
 │   ├── ModelUnavailable              no bundle is loaded
 │   ├── FeaturesUnavailable           the online store is silent and the policy wants features
 │   ├── BundleUnavailable             the bundle that made a decision cannot be had
@@ -147,6 +148,10 @@ class Unavailable(ServiceError):
     """The same request may succeed later."""
 
     retry_after_seconds = 1
+
+
+class Overloaded(Unavailable):
+    """There are more requests than can be answered in time; this one was not looked at."""
 
 
 class ModelUnavailable(Unavailable):
