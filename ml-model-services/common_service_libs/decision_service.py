@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from common_service_libs.decision_log import DecisionLog
 from common_service_libs.decision_record import DecisionRecord, asks_the_same, rfc3339
@@ -39,6 +39,7 @@ from common_service_libs.resilience.hot_snapshot import HotSnapshot
 from common_service_libs.resilience.ladder import FeatureLadder
 
 REPLAY_TOLERANCE = 1e-9
+CHAMPION = "champion"
 
 
 class Rung(StrEnum):
@@ -141,6 +142,21 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
     return Outcome(vector, score, verdict, degraded, rung)
 
 
+Judged = tuple[OnlineFeatures, Outcome]
+
+
+class Rolling(Protocol):
+    """What a decision asks of a rollout; None stands in while nothing is rolled out."""
+
+    async def decided(
+        self, case: Case, judged: Callable[[Case, ServedModel], Awaitable[Judged]]
+    ) -> tuple[ServedModel, str, Judged]:
+        """Return model and variant of a case, and what `judged` said with that model."""
+
+    def after(self, case: Case, online: OnlineFeatures, record: DecisionRecord) -> None:
+        """Hear of a decision that is durable; never slows or fails the reply."""
+
+
 class DecisionService:
     """Decides, finds and explains; holds the model in service."""
 
@@ -162,6 +178,7 @@ class DecisionService:
         self._bundles = bundles
         self._metrics = metrics
         self._model: ServedModel | None = None
+        self.rollout: Rolling | None = None
         self._running: dict[str, asyncio.Future[DecisionRecord]] = {}
         self._replays = ThreadPoolExecutor(1, "replay")  # one: a scorer reuses its row
         self._replayed: Bundle | None = None
@@ -221,19 +238,29 @@ class DecisionService:
             raise SpoolUnavailable(
                 "the spool of decisions is full: the decision database has been silent too long"
             )
-        online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
-        outcome = judge(case, online, model)
+        rollout = self.rollout
+        if rollout is None:
+            variant, (online, outcome) = CHAMPION, await self._judged(case, model)
+        else:
+            model, variant, (online, outcome) = await rollout.decided(case, self._judged)
         latency_ms = (time.perf_counter() - started) * 1000
-        record = self._record(case, request_id, model, online, outcome, latency_ms)
+        record = self._record(case, request_id, model, variant, online, outcome, latency_ms)
         await self._log.append(record)
         self._count(model, online, outcome)
+        if rollout is not None:
+            rollout.after(case, online, record)
         return record
+
+    async def _judged(self, case: Case, model: ServedModel) -> Judged:
+        online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
+        return online, judge(case, online, model)
 
     def _record(
         self,
         case: Case,
         request_id: str,
         model: ServedModel,
+        variant: str,
         online: OnlineFeatures,
         outcome: Outcome,
         latency_ms: float,
@@ -265,6 +292,7 @@ class DecisionService:
             degraded=outcome.degraded,
             latency_ms=round(latency_ms, 3),
             rung=outcome.rung.value,
+            variant=variant,
         )
 
     def _count(self, model: ServedModel, online: OnlineFeatures, outcome: Outcome) -> None:

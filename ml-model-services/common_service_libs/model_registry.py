@@ -303,7 +303,7 @@ class AliasWatch:
     asked again. `seen` hears of every answer of the registry: the version, or None where there is no alias.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what to follow, and whom to tell
         self,
         registry: Registry,
         cache: BundleCache,
@@ -338,7 +338,7 @@ class AliasWatch:
             return
         try:
             self._install(folder, version)
-        except Exception as error:  # noqa: BLE001 - a service starts without its bundle, and fetches it again
+        except Exception as error:  # a service starts without its bundle, and fetches it again
             logger.error("the last bundle cannot be used again", extra={"reason": str(error)})
             self._on_outcome("refused")
             self._cache.discard(version.bundle_sha256)
@@ -388,7 +388,7 @@ class AliasWatch:
             logger.error("the bundle cannot be read from the disk", extra={"reason": str(error)})
             self._on_outcome("failed")
             return
-        except Exception as error:  # noqa: BLE001 - nothing that a bundle does may end the watch
+        except Exception as error:  # nothing that a bundle does may end the watch
             self._cache.discard(sha256)
             self._refuse(version, error)
             if kept:  # perhaps only the copy on the disk is damaged: fetch it once more
@@ -417,7 +417,7 @@ class AliasWatch:
 class ModelWatcher(AliasWatch):
     """Polls the champion's alias, and those of `others` after it, in a thread of its own."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what to follow, and whom to tell
         self,
         registry: Registry,
         cache: BundleCache,

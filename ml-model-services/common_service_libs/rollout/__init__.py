@@ -1,1 +1,1 @@
-"""Canary and shadow of release bundles: who gets which model, what it does to the decisions, and a verdict."""
+"""Canary and shadow of release bundles: who gets which model, what comes of it, and a verdict."""

@@ -136,7 +136,7 @@ def _try(question: dict[str, str]) -> str | None:
         bundle.contributions([None] * len(bundle.feature_names))  # what an explanation will ask for
     except ArtifactError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the bundle cannot be loaded
+    except Exception as error:  # whatever it is, the bundle cannot be loaded
         return f"{type(error).__name__}: {error}"
     return None
 
