@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +18,7 @@ logger = logging.getLogger("access")
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
-_HEADERS = [
+SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -44,14 +45,10 @@ class MonitoringMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        sent = _sent_request_id(scope)
-        valid = sent is None or REQUEST_ID.fullmatch(sent) is not None
-        request_id = sent if sent is not None and valid else str(uuid.uuid4())
+        request_id, sent, valid = checked_request_id(_sent_request_id(scope))
         state = scope.setdefault("state", {})
-        state.update(
-            request_id=request_id, request_id_sent=sent is not None, request_id_valid=valid, started=started
-        )
-        headers = [*_HEADERS, (b"x-request-id", request_id.encode())]
+        state.update(request_id=request_id, request_id_sent=sent, request_id_valid=valid, started=started)
+        headers = [*SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
         status = 500
 
         async def send_with_headers(message: Message) -> None:
@@ -64,28 +61,41 @@ class MonitoringMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            self._observe(scope, request_id, status, time.perf_counter() - started)
-
-    def _observe(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.requests.at(method, route, str(status)).inc()
-        self._metrics.seconds.at(route).observe(seconds)
-        level = logging.DEBUG if route in _QUIET else logging.INFO
-        if logger.isEnabledFor(level):
-            extra: dict[str, Any] = {
-                "request_id": request_id,
-                "method": method,
-                "route": route,
-                "status": status,
-            }
-            extra |= {"milliseconds": round(seconds * 1000, 3), **scope["state"].get("log", {})}
-            logger.log(level, "request", extra=extra)
+            route = getattr(scope.get("route"), "path", "unmatched")
+            log = state.get("log", {})
+            seconds = time.perf_counter() - started
+            observe(self._metrics, scope["method"], route, status, request_id, seconds, log)
 
 
-def _sent_request_id(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text: str = value.decode("latin-1")
-            return text
-    return None
+def checked_request_id(sent: bytes | None) -> tuple[str, bool, bool]:
+    """Return the id of a request, whether the client sent one, and whether that has the documented form."""
+    if sent is None:
+        return str(uuid.uuid4()), False, True
+    text = sent.decode("latin-1")
+    return (text, True, True) if REQUEST_ID.fullmatch(text) else (str(uuid.uuid4()), True, False)
+
+
+def observe(
+    metrics: ServiceMetrics,
+    method: str,
+    route: str,
+    status: int,
+    request_id: str,
+    seconds: float,
+    log: Mapping[str, Any],
+) -> None:
+    """Count a request by its route template and write its line, with the fields of `log`."""
+    method = method if method in _METHODS else "other"
+    metrics.requests.at(method, route, str(status)).inc()
+    metrics.seconds.at(route).observe(seconds)
+    level = logging.DEBUG if route in _QUIET else logging.INFO
+    if logger.isEnabledFor(level):
+        extra: dict[str, Any] = {
+            "request_id": request_id, "method": method, "route": route, "status": status,
+            "milliseconds": round(seconds * 1000, 3), **log,
+        }  # fmt: skip
+        logger.log(level, "request", extra=extra)
+
+
+def _sent_request_id(scope: Scope) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == b"x-request-id"), None)

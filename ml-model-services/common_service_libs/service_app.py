@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from common_service_libs import schemas
 from common_service_libs.auth_utils import HEADER, ApiKeys, api_key_header, bearer_token, require
@@ -25,6 +26,7 @@ from common_service_libs.decision_record import rfc3339
 from common_service_libs.decision_service import ServedModel
 from common_service_libs.error_handlers import Problem, documented, install_error_handlers
 from common_service_libs.errors import InvalidRequest, ModelUnavailable, ServiceError
+from common_service_libs.hot_route import HotRoute
 from common_service_libs.json_logs import configure_logging
 from common_service_libs.monitoring_middleware import REQUEST_ID, MonitoringMiddleware
 from common_service_libs.recent_decisions import Before, DecisionPage, Limit, page_of, read_cursor
@@ -37,6 +39,23 @@ C = TypeVar("C", bound=BaseApiConfig)
 
 
 RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
+
+
+class ServiceApp(FastAPI):
+    """The application; its hot routes are served before any of its middleware."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.hot_routes: dict[str, HotRoute[Any]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            hot = self.hot_routes.get(scope["path"])
+            if hot is not None:
+                await hot(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 class BareRoute(APIRoute):
@@ -72,7 +91,7 @@ async def authorized_body(request: Request, scope: str, model: type[M]) -> M:
     return parse_body(body, model, max_nesting=settings.max_nesting)
 
 
-def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
+def base_app(runtime: Runtime, *, title: str, description: str) -> ServiceApp:
     """Return the application without routes: lifespan, keys, middleware, problem documents."""
 
     @asynccontextmanager
@@ -86,7 +105,7 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
             rotation.cancel()
             await runtime.close()
 
-    app = FastAPI(
+    app = ServiceApp(
         title=title,
         description=description,
         version=runtime.version,
@@ -102,6 +121,18 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> FastAPI:
     install_error_handlers(app)
     _document_problems(app)
     return app
+
+
+def add_hot_route(
+    app: ServiceApp,
+    hot: HotRoute[Any],
+    *,
+    request_schema: dict[str, Any],
+    reply: type[schemas.DecisionReply],
+) -> None:
+    """Add `POST /predict` as a hot route, documented like any other."""
+    add_predict_route(app, hot.endpoint, request_schema=request_schema, reply=reply)
+    app.hot_routes[hot.path] = hot
 
 
 def add_predict_route(
