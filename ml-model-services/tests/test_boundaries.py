@@ -14,10 +14,9 @@ LIBRARIES = ROOT / "common_service_libs"
 SERVICES = sorted(path for path in (ROOT / "services").iterdir() if path.is_dir())
 SOURCES = [*LIBRARIES.rglob("*.py"), *(file for service in SERVICES for file in service.glob("app/**/*.py"))]
 ALLOWED = {
-    "app", "cel", "common_service_libs", "fastapi", "hiredis", "jwt", "lightgbm", "mlflow", "msgspec",
-    "numpy",
-    "prometheus_client", "psycopg", "pydantic", "pydantic_settings", "starlette", "uvicorn",
-    "xgboost", "yaml",
+    "app", "cel", "common_service_libs", "fastapi", "hiredis", "jwt", "kafka", "lightgbm", "mlflow",
+    "msgspec", "numpy", "opentelemetry", "prometheus_client", "psycopg", "pydantic",
+    "pydantic_settings", "starlette", "uvicorn", "xgboost", "yaml",
 }  # fmt: skip
 
 
