@@ -1,27 +1,31 @@
-"""The decision log: a decision is in the spool before its reply, and in PostgreSQL soon after, exactly once.
+"""The decision log: a decision is in the spool before its reply, and soon after wherever it has to be.
 
 `append` returns when the record would survive the end of this process (or, with `spool_sync=always`, of the
-machine). A background task moves records to PostgreSQL in order; what is already there is skipped, so a batch
-that was written but not acknowledged may be written again. While PostgreSQL is silent the spool grows, up to
-its limit.
+machine). A background task a sink moves records on in order: to PostgreSQL exactly once (what is there is
+skipped, so a batch that was written but not acknowledged may be written again) and, where there is a topic of
+decisions, to it at least once. No sink waits for another; a record leaves the spool when all of them have it.
+While one is silent the spool grows, up to its limit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import Counter, OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from common_service_libs.background import forever
 from common_service_libs.decision_record import DecisionRecord, decode, encode
+from common_service_libs.decision_schema import Maintained
 from common_service_libs.decision_store import RejectedRecords
-from common_service_libs.errors import DecisionStoreUnavailable, SpoolUnavailable
-from common_service_libs.metrics import ServiceMetrics
+from common_service_libs.errors import DecisionStoreUnavailable, DecisionTopicUnavailable, SpoolUnavailable
+from common_service_libs.metrics import Labelled, ServiceMetrics
 from common_service_libs.recent_decisions import Cursor
 from common_service_libs.spool import Position, Spool
 
@@ -34,13 +38,23 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 RECENT_RECORDS = 5000
 EMPTY_ACTIVE_ABOVE_BYTES = 4 << 20
+FIRST_MAINTENANCE_SECONDS = 60.0
+MAINTENANCE_SECONDS = 86400.0
+RETRY_SECONDS = 600.0
 
 
-class RecordStore(Protocol):
-    """Where records end up; see DecisionStore."""
+class Sink(Protocol):
+    """Where records go; see DecisionStore and DecisionTopic."""
 
     async def insert(self, records: list[bytes]) -> int:
-        """Insert what is new and return its number."""
+        """Take records, and return how many of them were new."""
+
+    async def close(self) -> None:
+        """Give the connection up."""
+
+
+class RecordStore(Sink, Protocol):
+    """Where records end up and are found; see DecisionStore."""
 
     async def find(self, request_id: str, service: str) -> DecisionRecord | None:
         """Return one record."""
@@ -48,12 +62,37 @@ class RecordStore(Protocol):
     async def recent(self, service: str, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
         """Return the newest decisions before the cursor, in short."""
 
-    async def close(self) -> None:
-        """Give the connection up."""
+    async def keep_policy(self, sha256: str, service: str, content: str) -> None:
+        """Keep a policy that is in service."""
+
+    async def find_policy(self, sha256: str) -> str | None:
+        """Return the text of a policy that was in service."""
+
+    async def maintain(self) -> Maintained:
+        """Prepare for the days to come, and drop what is too old."""
+
+
+Entry = tuple[str, Position]
+
+
+@dataclass
+class _Queue:
+    """What one sink has not got yet, in order."""
+
+    name: str
+    sink: Sink
+    flushes: Labelled
+    flushed: Labelled
+    waiting: deque[Entry] = field(default_factory=deque)
+    appended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, entry: Entry) -> None:
+        self.waiting.append(entry)
+        self.appended.set()
 
 
 class DecisionLog:
-    """Appends to the spool, drains it into the store, and finds a record wherever it is by now."""
+    """Appends to the spool, drains it into the sinks, and finds a record wherever it is by now."""
 
     def __init__(
         self,
@@ -65,19 +104,23 @@ class DecisionLog:
         metrics: ServiceMetrics,
         sync: Literal["interval", "always"],
         rejected_file: Path,
+        topic: Sink | None = None,
     ) -> None:
         self._service = service
         self._spool = spool
-        self._sink = sink
+        self._store = sink
         self._lookup = lookup
         self._metrics = metrics
         self._always = sync == "always"
         self._rejected_file = rejected_file
-        self._pending: deque[tuple[str, Position]] = deque()
+        self._to_store = _Queue("store", sink, metrics.flushes, metrics.flushed)
+        self._queues = [self._to_store]
+        if topic is not None:
+            self._queues.append(_Queue("topic", topic, metrics.topic_flushes, metrics.topic_flushed))
         self._positions: dict[str, Position] = {}
         self._outstanding: Counter[int] = Counter()
         self._recent: OrderedDict[str, bytes] = OrderedDict()
-        self._appended = asyncio.Event()
+        self._policies: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._unsynced = asyncio.Event()
         self._synced: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,8 +133,13 @@ class DecisionLog:
 
     @property
     def pending(self) -> int:
-        """How many records are not in the store yet."""
-        return len(self._pending)
+        """How many records are not in every sink yet."""
+        return max(len(queue.waiting) for queue in self._queues)
+
+    @property
+    def slot(self) -> str:
+        """The folder of the spool, this process's own; who has it next takes its records over."""
+        return str(self._spool.folder)
 
     async def open(self) -> None:
         """Take over what an earlier process left in the spool and begin to drain it."""
@@ -99,17 +147,18 @@ class DecisionLog:
             try:
                 self._remember(decode(payload).request_id, position)
             except ValueError:  # msgspec.DecodeError is one
-                self._reject(payload, "not a decision record")
-        if self._pending:
-            logger.info("decisions left in the spool", extra={"records": len(self._pending)})
-            self._appended.set()
-        self._tasks = [asyncio.create_task(forever(work)) for work in (self._drain, self._sync)]
+                self._reject(payload, "not a decision record", self._to_store)
+        if self.pending:
+            logger.info("decisions left in the spool", extra={"records": self.pending})
+        work = [self._sync, self._keep_policies, self._maintain]
+        work += [functools.partial(self._drain, queue) for queue in self._queues]
+        self._tasks = [asyncio.create_task(forever(one)) for one in work]
 
     async def close(self, deadline: float) -> None:
         """Drain for at most `deadline` seconds; what is left stays in the spool for the next process."""
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline):
-                while self._pending:
+                while self.pending:
                     await asyncio.sleep(GATHER_SECONDS)
         for task in self._tasks:
             task.cancel()
@@ -118,20 +167,27 @@ class DecisionLog:
         self._release_done(closing=True)
         self._spool.syncer()()
         self._spool.close()
-        await self._sink.close()
+        for queue in self._queues:
+            await queue.sink.close()
         await self._lookup.close()
 
     async def append(self, record: DecisionRecord) -> None:
-        """Make the record durable; raises SpoolUnavailable, and then nothing is recorded."""
+        """Make the record durable; raises SpoolUnavailable, and then no reply may be given.
+
+        If the disk failed only after the record was written, it may still be recorded: a repeat finds it.
+        """
         self._remember(record.request_id, self._spool.append(encode(record)))
-        self._appended.set()
         self._unsynced.set()
         if self._always:
             await self._next_sync()
 
     async def find(self, request_id: str) -> DecisionRecord | None:
         """Return the record of that id, if any; raises DecisionStoreUnavailable if nobody can tell."""
-        return self.find_local(request_id) or await self._lookup.find(request_id, self._service)
+        return self.find_local(request_id) or await self.find_stored(request_id)
+
+    async def find_stored(self, request_id: str) -> DecisionRecord | None:
+        """Return the record of that id from the store; raises DecisionStoreUnavailable."""
+        return await self._lookup.find(request_id, self._service)
 
     async def recent(self, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
         """Return the newest decisions that are in the store; raises DecisionStoreUnavailable."""
@@ -145,73 +201,107 @@ class DecisionLog:
             return decode(content)
         return None
 
-    def _remember(self, request_id: str, position: Position) -> None:
-        self._pending.append((request_id, position))
-        self._positions[request_id] = position
-        self._outstanding[position.segment] += 1
-        self._metrics.spool(len(self._pending), self._spool.size_bytes)
+    def keep_policy(self, sha256: str, content: str) -> None:
+        """Bring a policy that is in service to the store, as soon as it answers."""
+        self._policies.put_nowait((sha256, content))
 
-    async def _drain(self) -> None:
+    async def find_policy(self, sha256: str) -> str | None:
+        """Return the text of a policy that was in service; raises DecisionStoreUnavailable."""
+        return await self._lookup.find_policy(sha256)
+
+    def _remember(self, request_id: str, position: Position) -> None:
+        self._positions[request_id] = position
+        self._outstanding[position.segment] += len(self._queues)
+        for queue in self._queues:
+            queue.add((request_id, position))
+        self._metrics.spool(self.pending, self._spool.size_bytes)
+
+    async def _drain(self, queue: _Queue) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
-            await self._appended.wait()
+            await queue.appended.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            self._appended.clear()
-            while self._pending:
-                batch = list(islice(self._pending, BATCH_RECORDS))
+            queue.appended.clear()
+            while queue.waiting:
                 try:
-                    await self._flush(batch)
+                    await self._flush(queue, list(islice(queue.waiting, BATCH_RECORDS)))
                     pause = FIRST_PAUSE_SECONDS
-                except DecisionStoreUnavailable as error:
+                except (DecisionStoreUnavailable, DecisionTopicUnavailable) as error:
                     logger.warning(
-                        "decisions stay in the spool", extra={"reason": str(error.__cause__ or error)}
+                        "decisions stay in the spool",
+                        extra={"sink": queue.name, "reason": str(error.__cause__ or error)},
                     )
-                    self._metrics.flushes.at("unavailable").inc()
+                    queue.flushes.at("unavailable").inc()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    async def _flush(self, batch: list[tuple[str, Position]]) -> None:
+    async def _flush(self, queue: _Queue, batch: list[Entry]) -> None:
         payloads = [self._spool.read(position) for _, position in batch]
         try:
-            inserted = await self._sink.insert(payloads)
-            self._metrics.flushed.at("inserted").inc(inserted)
-            self._metrics.flushed.at("already_there").inc(len(batch) - inserted)
+            inserted = await queue.sink.insert(payloads)
+            queue.flushed.at("inserted").inc(inserted)
+            queue.flushed.at("already_there").inc(len(batch) - inserted)
         except RejectedRecords:
-            await self._insert_one_by_one(payloads)
-        self._metrics.flushes.at("done").inc()
+            await self._insert_one_by_one(queue, payloads)
+        queue.flushes.at("done").inc()
         for (request_id, position), payload in zip(batch, payloads, strict=True):
-            self._pending.popleft()
-            if self._positions.get(request_id) == position:
-                del self._positions[request_id]
-            self._recent[request_id] = payload
+            queue.waiting.popleft()
             self._outstanding[position.segment] -= 1
+            if queue is self._to_store:
+                if self._positions.get(request_id) == position:
+                    del self._positions[request_id]
+                self._recent[request_id] = payload
         while len(self._recent) > RECENT_RECORDS:
             self._recent.popitem(last=False)
         self._release_done()
-        self._metrics.spool(len(self._pending), self._spool.size_bytes)
+        self._metrics.spool(self.pending, self._spool.size_bytes)
 
-    async def _insert_one_by_one(self, payloads: list[bytes]) -> None:
-        """Insert what the store takes; set aside what it never will, so that the rest is not held up."""
+    async def _insert_one_by_one(self, queue: _Queue, payloads: list[bytes]) -> None:
+        """Insert what the sink takes; set aside what it never will, so that the rest is not held up."""
         for payload in payloads:
             try:
-                await self._sink.insert([payload])
-                self._metrics.flushed.at("inserted").inc()
+                await queue.sink.insert([payload])
+                queue.flushed.at("inserted").inc()
             except RejectedRecords as error:
-                self._reject(payload, str(error).splitlines()[0])
+                self._reject(payload, str(error).splitlines()[0], queue)
 
-    def _reject(self, payload: bytes, reason: str) -> None:
-        logger.error("a decision record was refused and set aside", extra={"reason": reason})
-        self._metrics.flushed.at("rejected").inc()
+    def _reject(self, payload: bytes, reason: str, queue: _Queue) -> None:
+        logger.error(
+            "a decision record was refused and set aside", extra={"sink": queue.name, "reason": reason}
+        )
+        queue.flushed.at("rejected").inc()
         with self._rejected_file.open("ab") as file:
             file.write(payload + b"\n")
 
     def _release_done(self, *, closing: bool = False) -> None:
-        """Give up the segments that are wholly in the store; emptying the active one costs milliseconds."""
+        """Give up the segments that every sink has; emptying the active one costs milliseconds."""
         for segment in [segment for segment, count in self._outstanding.items() if count <= 0]:
             large = self._spool.size_bytes > EMPTY_ACTIVE_ABOVE_BYTES or self._spool.full
             if segment != self._spool.active_segment or large or closing:
                 self._spool.release(segment)
                 del self._outstanding[segment]
+
+    async def _keep_policies(self) -> None:
+        while True:
+            policy = await self._policies.get()
+            try:
+                await self._store.keep_policy(policy[0], self._service, policy[1])
+            except DecisionStoreUnavailable:
+                self._policies.put_nowait(policy)
+                await asyncio.sleep(LONGEST_PAUSE_SECONDS)
+
+    async def _maintain(self) -> None:
+        await asyncio.sleep(FIRST_MAINTENANCE_SECONDS)
+        while True:
+            try:
+                done = await self._store.maintain()
+            except DecisionStoreUnavailable as error:
+                logger.warning("decision tables not maintained", extra={"reason": str(error.__cause__)})
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            if done.partitions_dropped:
+                logger.info("old decisions dropped", extra={"partitions": list(done.partitions_dropped)})
+            await asyncio.sleep(MAINTENANCE_SECONDS)
 
     # --- bringing the spool to the disk ---------------------------------------------------------------------
 

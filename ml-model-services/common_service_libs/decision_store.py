@@ -92,9 +92,10 @@ async def within(deadline: float, work: Awaitable[T]) -> T:
 class DecisionStore:
     """Writes and reads decision records over one connection; callers take turns."""
 
-    def __init__(self, conninfo: str, *, deadline: float) -> None:
+    def __init__(self, conninfo: str, *, deadline: float, keep_days: int = 0) -> None:
         self._conninfo = conninfo
         self._deadline = deadline
+        self._keep_days = keep_days
         self._connection: psycopg.AsyncConnection[dict[str, Any]] | None = None
         self._turn = asyncio.Lock()
         self._prepared: asyncio.Task[None] | None = None
@@ -140,10 +141,10 @@ class DecisionStore:
         _, rows = await self._run(FIND_POLICY, (sha256,))
         return rows[0]["content"] if rows else None
 
-    async def maintain(self, keep_days: int) -> Maintained:
+    async def maintain(self) -> Maintained:
         """Create and drop partitions, see `decision_schema.maintain`; raises DecisionStoreUnavailable."""
         try:
-            done = await maintain(self._conninfo, keep_days=keep_days)
+            done = await maintain(self._conninfo, keep_days=self._keep_days)
         except (psycopg.Error, OSError) as error:
             raise DecisionStoreUnavailable("the decision database does not answer") from error
         self._days.clear()

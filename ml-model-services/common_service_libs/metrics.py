@@ -85,7 +85,18 @@ class ServiceMetrics:
         self.swaps = counter("model_swaps_total", "Attempts to load a bundle.", "outcome")
         self.flushes = counter("decision_flushes_total", "Batches sent to the database.", "outcome")
         self.flushed = counter("decision_records_flushed_total", "Records sent to the database.", "outcome")
-        self._spool_records = Gauge("spool_records", "Records not in the database yet.", registry=registry)
+        self.topic_flushes = counter(
+            "decision_topic_flushes_total", "Batches sent to the topic of decisions.", "outcome"
+        )
+        self.topic_flushed = counter(
+            "decision_topic_records_total", "Records sent to the topic of decisions.", "outcome"
+        )
+        self.claims = counter(
+            "decision_claims_total",
+            "Request ids that clients sent, by what the claim on them said.",
+            "outcome",
+        )
+        self._spool_records = Gauge("spool_records", "Records not in every sink yet.", registry=registry)
         self._spool_bytes = Gauge("spool_bytes", "Size of the spool.", registry=registry)
 
     def spool(self, records: int, size: int) -> None:

@@ -10,6 +10,7 @@ from common_service_libs.base_api_config import BaseApiConfig
 from common_service_libs.decision_log import DecisionLog, RecordStore
 from common_service_libs.decision_service import DecisionService, ServedModel, serve
 from common_service_libs.decision_store import DecisionStore
+from common_service_libs.decision_topic import DecisionTopic
 from common_service_libs.label_engine.policy import load_policy
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import (
@@ -69,11 +70,19 @@ class Runtime:
         self.log = DecisionLog(
             settings.service_name,
             Spool(folder / "decisions", max_bytes=settings.spool_max_bytes),
-            sink=self._sink or DecisionStore(conninfo, deadline=settings.flush_deadline_seconds),
+            sink=self._sink
+            or DecisionStore(
+                conninfo,
+                deadline=settings.flush_deadline_seconds,
+                keep_days=settings.decisions_retention_days,
+            ),
             lookup=self._lookup or DecisionStore(conninfo, deadline=settings.decision_store_deadline_seconds),
             metrics=self.metrics,
             sync=settings.spool_sync,
             rejected_file=folder / "rejected.jsonl",
+            topic=DecisionTopic(settings.kafka_bootstrap_servers, settings.decisions_topic)
+            if settings.kafka_bootstrap_servers
+            else None,
         )
         await self.log.open()
         self.snapshot = HotSnapshot(settings.hot_snapshot_entities)

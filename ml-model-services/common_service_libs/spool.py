@@ -48,7 +48,13 @@ class Spool:
             self._files[number] = os.open(path, os.O_RDONLY)
             self._sizes[number] = path.stat().st_size
         self._active = max(self._files, default=0)
+        self._damaged = False
         self._begin_segment()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that is this process's own."""
+        return self._folder
 
     @property
     def size_bytes(self) -> int:
@@ -69,8 +75,11 @@ class Spool:
         """Write one payload; raises SpoolUnavailable, with nothing written, if spool or disk are full."""
         if self.full:
             raise SpoolUnavailable("the spool of decisions is full")
-        if self._sizes[self._active] >= self._segment_bytes:
-            self._begin_segment()
+        try:
+            if self._damaged or self._sizes[self._active] >= self._segment_bytes:
+                self._begin_segment()
+        except OSError as error:
+            raise SpoolUnavailable(f"the spool of decisions cannot be written: {error.strerror}") from None
         frame = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         start, descriptor = self._sizes[self._active], self._files[self._active]
         try:
@@ -78,10 +87,18 @@ class Spool:
         except OSError as error:
             raise SpoolUnavailable(f"the spool of decisions cannot be written: {error.strerror}") from None
         if written != len(frame):
-            os.ftruncate(descriptor, start)
+            self._take_back(descriptor, start)
             raise SpoolUnavailable("the spool of decisions cannot be written: the disk is full")
         self._sizes[self._active] = start + written
         return Position(self._active, start + _HEADER.size, len(payload))
+
+    def _take_back(self, descriptor: int, start: int) -> None:
+        """Remove a frame that was cut off; if even that fails, nothing is appended behind it any more."""
+        try:
+            os.ftruncate(descriptor, start)
+        except OSError as error:
+            self._damaged = True
+            logger.error("a segment of the spool is given up", extra={"reason": error.strerror})
 
     def read(self, position: Position) -> bytes:
         """Return the payload at `position`."""
@@ -145,12 +162,20 @@ class Spool:
         os.close(self._lock)
 
     def _begin_segment(self) -> None:
+        """Append to a new file from now on; an OSError leaves everything as it was."""
         if self._active in self._files:
             os.fdatasync(self._files[self._active])
-        self._active += 1
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_EXCL
-        self._files[self._active] = os.open(self._path(self._active), flags, 0o600)
+        self._files[self._active + 1] = os.open(self._path(self._active + 1), flags, 0o600)
+        self._active += 1
         self._sizes[self._active] = 0
+        self._damaged = False
+        # Without its entry in the folder, what is synced into the file could not be found after a power cut.
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _path(self, segment: int) -> Path:
         return self._folder / f"{segment:010d}.wal"

@@ -25,7 +25,7 @@ from fastapi import FastAPI
 
 from common_service_libs.decision_record import DecisionRecord, decode
 from common_service_libs.decision_store import RejectedRecords
-from common_service_libs.errors import DecisionStoreUnavailable, RegistryError
+from common_service_libs.errors import DecisionStoreUnavailable, DecisionTopicUnavailable, RegistryError
 from common_service_libs.feast_layout import entity_key, field_name, timestamp_field
 from common_service_libs.feature_contract import FeatureContract, parse_contract
 from common_service_libs.model_registry import ModelVersion
@@ -389,6 +389,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.rows: dict[str, DecisionRecord] = {}
+        self.policies: dict[str, str] = {}
         self.silent = False
         self.inserts = 0
 
@@ -420,6 +421,34 @@ class FakeStore:
         ]
         return sorted(found, key=lambda row: (row["requested_at"], row["request_id"]), reverse=True)[:limit]
 
+    async def keep_policy(self, sha256: str, service: str, content: str) -> None:
+        if self.silent:
+            raise DecisionStoreUnavailable("the decision database does not answer")
+        self.policies.setdefault(sha256, content)
+
+    async def find_policy(self, sha256: str) -> str | None:
+        if self.silent:
+            raise DecisionStoreUnavailable("the decision database does not answer")
+        return self.policies.get(sha256)
+
+    async def close(self) -> None:
+        return None
+
+
+class FakeTopic:
+    """A topic of decisions in memory; silent on demand, and then half of a batch may have arrived."""
+
+    def __init__(self) -> None:
+        self.messages: list[DecisionRecord] = []
+        self.silent = False
+
+    async def insert(self, records: list[bytes]) -> int:
+        if self.silent:
+            self.messages += [decode(record) for record in records[: len(records) // 2]]
+            raise DecisionTopicUnavailable("the broker does not answer")
+        self.messages += [decode(record) for record in records]
+        return len(records)
+
     async def close(self) -> None:
         return None
 
@@ -441,7 +470,9 @@ def settings_for(folder: Path, redis: FakeRedis | None = None, **changes: Any) -
         "spool_dir": folder / "spool",
         "api_keys_file": write_keys(folder / "keys.json"),
         "redis_port": redis.port if redis else 9,
-        "redis_password": redis.password if redis else None,  # not that of a stack whose settings are loaded
+        # Not those of a stack whose settings are loaded.
+        "redis_password": redis.password if redis else None,
+        "kafka_bootstrap_servers": None,
         "feast_project": PROJECT,
         "model_poll_seconds": 0.02,
         "shutdown_seconds": 0.5,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from service_testkit import FakeStore, until
+from service_testkit import FakeStore, FakeTopic, until
 
 from common_service_libs.decision_log import DecisionLog
 from common_service_libs.decision_record import DecisionRecord, asks_the_same, decode, encode
@@ -42,7 +42,12 @@ def record(request_id: str, **changes: Any) -> DecisionRecord:
 
 
 def log_on(
-    folder: Path, store: FakeStore, *, sync: str = "interval", max_bytes: int = 1 << 20
+    folder: Path,
+    store: FakeStore,
+    *,
+    sync: str = "interval",
+    max_bytes: int = 1 << 20,
+    topic: FakeTopic | None = None,
 ) -> DecisionLog:
     return DecisionLog(
         "fraud_detection_api",
@@ -52,6 +57,7 @@ def log_on(
         metrics=ServiceMetrics(),
         sync=sync,
         rejected_file=folder / "rejected.jsonl",
+        topic=topic,
     )
 
 
@@ -153,6 +159,56 @@ async def test_with_sync_always_a_reply_waits_for_the_disk_and_a_broken_disk_is_
     assert synced
     monkeypatch.undo()
     await log.append(record("2"))
+    await log.close(1)
+
+
+@pytest.mark.parametrize("silent", ["store", "topic"])
+async def test_a_sink_that_is_silent_holds_up_neither_decisions_nor_the_other_sink(
+    tmp_path: Path, silent: str
+) -> None:
+    sinks = {"store": FakeStore(), "topic": FakeTopic()}
+    store, topic = sinks["store"], sinks["topic"]
+    sinks[silent].silent = True
+    log = log_on(tmp_path, store, topic=topic)
+    await log.open()
+    for i in range(40):
+        await log.append(record(str(i)))
+    other = (lambda: len(topic.messages) >= 40) if silent == "store" else (lambda: len(store.rows) == 40)
+    await until(other)
+    assert log.pending == 40, "a record stays in the spool until both have it"
+    sinks[silent].silent = False
+    await until(lambda: log.pending == 0)
+    assert len(store.rows) == 40
+    assert {message.request_id for message in topic.messages} == set(store.rows)
+    await log.close(1)
+    assert not list(tmp_path.rglob("*.wal"))
+
+
+async def test_what_the_topic_did_not_get_before_the_end_the_next_process_sends(tmp_path: Path) -> None:
+    store, topic = FakeStore(), FakeTopic()
+    topic.silent = True
+    log = log_on(tmp_path, store, topic=topic)
+    await log.open()
+    for i in range(10):
+        await log.append(record(str(i)))
+    await until(lambda: len(store.rows) == 10)
+    await log.close(0.05)
+    topic.silent = False
+    log = log_on(tmp_path, store, topic=topic)
+    await log.open()
+    await until(lambda: log.pending == 0)
+    assert {message.request_id for message in topic.messages} == {str(i) for i in range(10)}
+    assert len(store.rows) == 10
+    await log.close(1)
+
+
+async def test_a_policy_in_service_reaches_the_store_when_it_answers(tmp_path: Path) -> None:
+    store = FakeStore()
+    log = log_on(tmp_path, store)
+    await log.open()
+    log.keep_policy("a" * 64, "name: fraud")
+    await until(lambda: store.policies == {"a" * 64: "name: fraud"})
+    assert await log.find_policy("a" * 64) == "name: fraud"
     await log.close(1)
 
 

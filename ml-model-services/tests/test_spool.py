@@ -101,6 +101,45 @@ def test_a_write_that_fails_is_said_without_losing_the_spool(
     spool.close()
 
 
+def test_a_segment_that_cannot_be_begun_is_said_and_the_next_append_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, max_bytes=MANY, segment_bytes=10)
+    spool.append(b"0123456789")
+
+    def no_space(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "open", no_space)
+    for _ in range(2):
+        with pytest.raises(SpoolUnavailable, match="No space left"):
+            spool.append(b"refused")
+    monkeypatch.undo()
+    assert spool.read(spool.append(b"after")) == b"after"
+    spool.close()
+    assert reopened(tmp_path)[1] == [b"0123456789", b"after"]
+
+
+def test_nothing_is_appended_behind_a_frame_that_could_not_be_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, max_bytes=MANY)
+    spool.append(b"before")
+    real = os.write
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[: len(data) // 2]))
+    monkeypatch.setattr(os, "ftruncate", broken)
+    with pytest.raises(SpoolUnavailable):
+        spool.append(b"z" * 50)
+    monkeypatch.undo()
+    spool.append(b"after")
+    spool.close()
+    assert reopened(tmp_path)[1] == [b"before", b"after"]
+
+
 def test_two_processes_never_share_a_folder_and_an_abandoned_one_is_adopted(tmp_path: Path) -> None:
     first, second = Spool(tmp_path, max_bytes=MANY), Spool(tmp_path, max_bytes=MANY)
     first.append(b"of the first")
