@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
-from service_testkit import FakeStore, FakeTopic, until
+from service_testkit import CONTRACTS, FakeStore, FakeTopic, until
 
 from common_service_libs.decision_log import DecisionLog
 from common_service_libs.decision_record import DecisionRecord, asks_the_same, decode, encode
@@ -210,6 +212,14 @@ async def test_a_policy_in_service_reaches_the_store_when_it_answers(tmp_path: P
     await until(lambda: store.policies == {"a" * 64: "name: fraud"})
     assert await log.find_policy("a" * 64) == "name: fraud"
     await log.close(1)
+
+
+def test_the_contract_of_the_topic_names_every_field_of_a_record() -> None:
+    schema = json.loads((CONTRACTS / "schemas" / "decisions.v1.schema.json").read_text())
+    assert list(schema["properties"]) == list(DecisionRecord.__struct_fields__)
+    jsonschema.validate(json.loads(encode(record("1"))), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(json.loads(encode(record("1"))) | {"unknown": 1}, schema)
 
 
 def test_nan_is_recorded_as_null() -> None:
