@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,14 +22,17 @@ from common_service_libs.errors import (
     FeaturesUnavailable,
     ModelUnavailable,
     NotExplainable,
+    PolicyError,
     RequestIdReused,
     SpoolUnavailable,
 )
 from common_service_libs.feature_status import FeatureStatus
 from common_service_libs.feature_vector import FeatureVector, VectorBuilder
-from common_service_libs.label_engine.engine import LabelEngine, Verdict, require_fit
+from common_service_libs.label_engine.engine import NO_INPUTS, LabelEngine, Verdict, require_fit
+from common_service_libs.label_engine.lists import NO_LISTS
 from common_service_libs.label_engine.policy import Policy
 from common_service_libs.label_engine.reason_codes import reason_of_feature
+from common_service_libs.label_engine.velocity import NO_VELOCITY, Velocity
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import BundleCache, ModelVersion
 from common_service_libs.online_store import FeatureReader, OnlineFeatures, Source
@@ -75,6 +78,7 @@ class ServedModel:
     reader: FeatureReader
     vectors: VectorBuilder
     engine: LabelEngine
+    velocity: Velocity = NO_VELOCITY
     loaded_at: float = field(default_factory=time.time)
 
 
@@ -87,6 +91,7 @@ class Outcome:
     verdict: Verdict
     degraded: bool
     rung: Rung
+    policy_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def serve(
@@ -105,15 +110,39 @@ def serve(
         bundle=bundle,
         reader=FeatureReader(bundle.contract, project),
         vectors=VectorBuilder(bundle.contract),
-        engine=LabelEngine(policy, bundle.thresholds, lambda rule: metrics.rule_errors.at(rule).inc()),
+        engine=_engine(policy, bundle, metrics),
+        velocity=Velocity(policy.velocity, project),
     )
 
 
-def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
+def with_policy(model: ServedModel, policy: Policy, project: str, metrics: ServiceMetrics) -> ServedModel:
+    """Return the model under another policy; raises PolicyError if the two do not fit."""
+    bundle = model.bundle
+    if policy.feature_service != bundle.manifest.feature_service:
+        raise PolicyError(
+            f"policy {policy.name} is made for {policy.feature_service}, "
+            f"the bundle in service for {bundle.manifest.feature_service}"
+        )
+    require_fit(policy, bundle.contract)
+    return replace(
+        model, engine=_engine(policy, bundle, metrics), velocity=Velocity(policy.velocity, project)
+    )
+
+
+def _engine(policy: Policy, bundle: Bundle, metrics: ServiceMetrics) -> LabelEngine:
+    return LabelEngine(policy, bundle.thresholds, lambda rule: metrics.rule_errors.at(rule).inc())
+
+
+def judge(
+    case: Case,
+    online: OnlineFeatures,
+    model: ServedModel,
+    policy_inputs: Mapping[str, Mapping[str, Any]] = NO_INPUTS,
+) -> Outcome:
     """Decide one case from what the online store said.
 
-    Raises FeaturesUnavailable or FeaturesMissing when contract or policy want no decision without the
-    features.
+    `policy_inputs` is what the rules read beside features and request. Raises FeaturesUnavailable or
+    FeaturesMissing when contract or policy want no decision without the features.
     """
     policy = model.engine.policy
     vector = model.vectors.build(online, case.request_values)
@@ -123,8 +152,10 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
             raise FeaturesUnavailable(
                 "the online store does not answer, and nothing is decided without features"
             )
-        verdict = model.engine.decide_without_score(request=request, status=online.status)
-        return Outcome(vector, None, verdict, True, Rung.RULES_ONLY)
+        verdict = model.engine.decide_without_score(
+            request=request, status=online.status, policy_inputs=policy_inputs
+        )
+        return Outcome(vector, None, verdict, True, Rung.RULES_ONLY, policy_inputs)
     if vector.failed:
         raise FeaturesMissing(vector.failed)
     degraded = online.source is not Source.ONLINE or any(
@@ -137,9 +168,10 @@ def judge(case: Case, online: OnlineFeatures, model: ServedModel) -> Outcome:
         request=request,
         status=online.status,
         degraded=degraded,
+        policy_inputs=policy_inputs,
     )
     rung = Rung.DEFAULTS if online.unavailable else Rung(online.source)
-    return Outcome(vector, score, verdict, degraded, rung)
+    return Outcome(vector, score, verdict, degraded, rung, policy_inputs)
 
 
 Judged = tuple[OnlineFeatures, Outcome]
@@ -160,6 +192,8 @@ class Rolling(Protocol):
 class DecisionService:
     """Decides, finds and explains; holds the model in service."""
 
+    rolls_out = True
+
     def __init__(
         self,
         name: str,
@@ -173,6 +207,7 @@ class DecisionService:
     ) -> None:
         self.name = name
         self.policy = policy
+        self.lists = NO_LISTS
         self._ladder = FeatureLadder(link, snapshot)
         self._log = log
         self._bundles = bundles
@@ -240,9 +275,11 @@ class DecisionService:
             )
         rollout = self.rollout
         if rollout is None:
-            variant, (online, outcome) = CHAMPION, await self._judged(case, model)
+            variant, (online, outcome) = CHAMPION, await self._judged(case, model, request_id)
         else:
-            model, variant, (online, outcome) = await rollout.decided(case, self._judged)
+            model, variant, (online, outcome) = await rollout.decided(
+                case, lambda case, model: self._judged(case, model, request_id)
+            )
         latency_ms = (time.perf_counter() - started) * 1000
         record = self._record(case, request_id, model, variant, online, outcome, latency_ms)
         await self._log.append(record)
@@ -251,9 +288,19 @@ class DecisionService:
             rollout.after(case, online, record)
         return record
 
-    async def _judged(self, case: Case, model: ServedModel) -> Judged:
-        online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
-        return online, judge(case, online, model)
+    async def _judged(self, case: Case, model: ServedModel, request_id: str) -> Judged:
+        policy = model.engine.policy
+        if not policy.reads_more:
+            online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
+            return online, judge(case, online, model)
+        velocity, at = model.velocity, case.requested_at
+        commands = velocity.commands(case.entity_ids, case.request_values, request_id, at)
+        online, replies = await self._ladder.read(model.reader, case.entity_ids, case.as_of, commands)
+        inputs = {
+            "lists": self.lists.of(case.entity_ids, policy.inputs.lists, at),
+            "velocity": velocity.values(replies),
+        }
+        return online, judge(case, online, model, inputs)
 
     def _record(
         self,
@@ -266,6 +313,7 @@ class DecisionService:
         latency_ms: float,
     ) -> DecisionRecord:
         times = online.event_timestamps
+        policy = model.engine.policy  # the one that decided: another may be in service by now
         return DecisionRecord(
             request_id=request_id,
             service=self.name,
@@ -283,8 +331,8 @@ class DecisionService:
             model_name=model.bundle.manifest.model_name,
             model_version=model.version,
             bundle_sha256=model.bundle.sha256,
-            policy_version=self.policy.version,
-            policy_sha256=self.policy.sha256,
+            policy_version=policy.version,
+            policy_sha256=policy.sha256,
             score=outcome.score,
             decision=outcome.verdict.decision,
             reason_codes=outcome.verdict.reason_codes,
@@ -293,11 +341,14 @@ class DecisionService:
             latency_ms=round(latency_ms, 3),
             rung=outcome.rung.value,
             variant=variant,
+            policy_inputs=dict(outcome.policy_inputs),
         )
 
     def _count(self, model: ServedModel, online: OnlineFeatures, outcome: Outcome) -> None:
         metrics = self._metrics
-        metrics.decisions.at(outcome.verdict.decision, str(model.version), str(self.policy.version)).inc()
+        metrics.decisions.at(
+            outcome.verdict.decision, str(model.version), str(model.engine.policy.version)
+        ).inc()
         metrics.rungs.at(outcome.rung).inc()
         if outcome.score is not None:
             metrics.scores.observe(outcome.score)

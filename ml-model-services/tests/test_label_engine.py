@@ -185,7 +185,7 @@ def test_without_a_score_only_rules_that_need_neither_score_nor_features_are_ask
         (HEAD + RULE.replace(": 0.6}", ": 0.4}"), "example 1: the rule does not fire"),
         (HEAD + RULE.replace("{features.terminal_fraud_risk_7d: 0.6}", "{score: 0.6}"), "must give exactly"),
         (HEAD + RULE.replace(": 0.6}", ": high}"), r":25: rule risky: example 1: .* is a number, not"),
-        (HEAD + RULE.replace(" > 0.5", " + 0.5"), r":20: rule risky: the expression gives a number, not true"),
+        (HEAD + RULE.replace(" > 0.5", " + 0.5"), r":20: rule risky: the expression gives a number, not"),
         (HEAD + RULE.replace("decision: review", "decision: shrug"), "unknown decision shrug"),
         (HEAD + RULE.replace("TERMINAL_FRAUD_RISK", "BECAUSE"), "BECAUSE is not in the table"),
         (HEAD + RULE.replace("owner: tests", "owners: tests"), "test.yaml:23: rule risky: .*unknown field"),

@@ -109,7 +109,7 @@ def _line_at(raw: Any, path: str, said: str) -> int:
     return line
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML without duplicate keys; every map knows the lines of its keys."""
 
     def construct_lined(self, node: yaml.MappingNode) -> Lined:

@@ -8,6 +8,7 @@ decides nothing. A rule that reads a null value fires only if the rest of its ex
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
@@ -63,7 +64,7 @@ class InputsDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The fields that the rules may read; a bundle that lacks one of them, or has another type, is refused."""
+    """The fields that the rules may read; a bundle without one of them, or of another type, is refused."""
 
     thresholds: tuple[str, ...] = ()
     features: Mapping[str, Type] = field(default_factory=dict)
@@ -196,7 +197,7 @@ class Policy:
     velocity: Mapping[str, VelocityLimit]
     costs: Costs | None
 
-    @property
+    @functools.cached_property
     def reads_more(self) -> bool:
         """Whether the rules read lists or velocities."""
         return bool(self.inputs.lists or self.velocity)

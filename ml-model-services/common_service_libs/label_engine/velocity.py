@@ -93,8 +93,10 @@ class Velocity:
             for entity, summed, window, head in self._limits
         ]  # fmt: skip
 
-    def values(self, replies: Sequence[Any]) -> dict[str, float | None]:
-        """Return the value of each limit; null for an error of the server."""
+    def values(self, replies: Sequence[Any]) -> Mapping[str, float | None]:
+        """Return the value of each limit; null for an error of the server, or without replies."""
+        if not replies:
+            return self.nothing
         return {
             name: float(reply) if isinstance(reply, bytes) else None
             for name, reply in zip(self.names, replies, strict=True)
@@ -107,3 +109,6 @@ def _key_head(project: str, name: str, limit: VelocityLimit) -> bytes:
     What is counted, and for how long, is part of it: a changed limit begins anew.
     """
     return f"velocity:{project}:{name}:{limit.sum or ''}:{limit.window_seconds}:{limit.entity}:".encode()
+
+
+NO_VELOCITY = Velocity({}, "")
