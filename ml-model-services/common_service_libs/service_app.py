@@ -10,13 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-import uvicorn
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common_service_libs import schemas
 from common_service_libs.auth_utils import HEADER, ApiKeys, api_key_header, bearer_token, require
@@ -27,12 +26,15 @@ from common_service_libs.decision_service import ServedModel
 from common_service_libs.error_handlers import Problem, documented, install_error_handlers
 from common_service_libs.errors import InvalidRequest, ModelUnavailable, ServiceError
 from common_service_libs.hot_route import HotRoute
-from common_service_libs.json_logs import configure_logging
+from common_service_libs.json_logs import configure_logging, use_hash_key
 from common_service_libs.monitoring_middleware import REQUEST_ID, MonitoringMiddleware
 from common_service_libs.recent_decisions import Before, DecisionPage, Limit, page_of, read_cursor
 from common_service_libs.request_body import parse_body, read_body
+from common_service_libs.resilience.server import server_of
 from common_service_libs.runtime import Runtime
 from common_service_libs.security.gate import Gate
+from common_service_libs.security.strict_transport import StrictTransport
+from common_service_libs.telemetry import TraceMiddleware, tracer_provider
 
 M = TypeVar("M", bound=BaseModel)
 C = TypeVar("C", bound=BaseApiConfig)
@@ -42,7 +44,12 @@ RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
 
 
 class ServiceApp(FastAPI):
-    """The application; its hot routes are served before any of its middleware."""
+    """The application; its hot routes are served before any of its middleware.
+
+    `outer` is what stands around all of it, traces for one, where settings ask for something.
+    """
+
+    outer: ASGIApp | None = None
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -50,6 +57,10 @@ class ServiceApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
+        await (self.serve if self.outer is None else self.outer)(scope, receive, send)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve without what stands around."""
         if scope["type"] == "http" and scope["method"] == "POST":
             hot = self.hot_routes.get(scope["path"])
             if hot is not None:
@@ -96,6 +107,7 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> ServiceApp:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        use_hash_key(settings.log_hash_key_file or settings.spool_dir / "log_hash.key")
         rotation = asyncio.create_task(forever(app.state.gate.watch))
         await runtime.open()
         app.state.gate.connect(runtime.link)
@@ -104,7 +116,10 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> ServiceApp:
         finally:
             rotation.cancel()
             await runtime.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
+    settings = runtime.settings
     app = ServiceApp(
         title=title,
         description=description,
@@ -116,10 +131,16 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> ServiceApp:
         telemetry={"logs": False},  # they would hold what clients sent
     )
     app.state.runtime = runtime
-    app.state.gate = Gate(runtime.settings, ApiKeys(runtime.settings.api_keys_file), runtime.metrics)
+    app.state.gate = Gate(settings, ApiKeys(settings.api_keys_file), runtime.metrics)
     app.add_middleware(MonitoringMiddleware, metrics=runtime.metrics)
     install_error_handlers(app)
     _document_problems(app)
+    if settings.hsts_seconds:
+        app.outer = StrictTransport(app.serve, settings.hsts_seconds)
+    traces = None
+    if settings.otel_exporter_otlp_endpoint:
+        provider = tracer_provider(settings.otel_exporter_otlp_endpoint, settings.service_name)
+        app.outer = traces = TraceMiddleware(app.outer or app.serve, provider, app)
     return app
 
 
@@ -265,6 +286,7 @@ def _model_document(runtime: Runtime) -> dict[str, Any]:
         "data_version": manifest.data_version,
         "policy": _policy_reference(runtime),
         "loaded_at": rfc3339(model.loaded_at),
+        "rollout": None if runtime.rollout is None else runtime.rollout.document(),
     }
 
 
@@ -312,13 +334,14 @@ def run(create_app: Callable[[C], FastAPI], config: type[C]) -> None:
         sys.exit(f"cannot start: {error}")
     # uvicorn raises the signal again once everything is closed; an end that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    uvicorn.run(
+    runtime: Runtime = app.state.runtime
+    server_of(
         app,
+        runtime.admission,
+        runtime.drain,
+        drain_seconds=settings.drain_seconds,
+        max_connections=settings.max_connections,
+        shutdown_seconds=settings.shutdown_seconds,
         host=settings.service_host,
         port=settings.service_port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(settings.shutdown_seconds) + 1,
-    )
+    ).run()

@@ -8,10 +8,10 @@ They hold versions and outcomes, never what a client sent.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common_service_libs import __version__
@@ -44,12 +44,13 @@ class Trace:
         began = self.stages[-1][2] if self.stages else self.began
         self.stages.append((name, began, time.time_ns()))
 
-    def decided(self, record: DecisionRecord, rung: str) -> None:
+    def decided(self, record: DecisionRecord) -> None:
         """Note that the record is durable, and what it says of versions and outcome."""
         self.stage("record")
         self.attributes |= {
             "decision.outcome": record.decision,
-            "decision.rung": rung,
+            "decision.rung": record.rung,
+            "decision.variant": record.variant,
             "decision.degraded": record.degraded,
             "model.name": record.model_name,
             "model.version": record.model_version,
@@ -97,10 +98,10 @@ def tracer_provider(endpoint: str, service: str) -> TracerProvider:
 class TraceMiddleware:
     """The outermost layer of an application with traces; continues a trace that a W3C `traceparent` names.
 
-    `routes` are the templates of the application's routes: spans are named by them, never by what was asked.
+    Spans are named by the templates of the routes of `application`, never by what was asked for.
     """
 
-    def __init__(self, app: ASGIApp, provider: TracerProvider, routes: Callable[[], frozenset[str]]) -> None:
+    def __init__(self, app: ASGIApp, provider: TracerProvider, application: Starlette) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode  # noqa: PLC0415  (only when set up)
         from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
             TraceContextTextMapPropagator,
@@ -112,7 +113,7 @@ class TraceMiddleware:
         self._extract = TraceContextTextMapPropagator().extract
         self._server = SpanKind.SERVER
         self._failed = Status(StatusCode.ERROR)
-        self._routes = routes
+        self._application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request within a span."""
@@ -150,7 +151,8 @@ class TraceMiddleware:
         if span.is_recording():
             route = getattr(scope.get("route"), "path", None)
             if route is None:
-                route = scope["path"] if scope["path"] in self._routes() else "unmatched"
+                known = {getattr(route, "path", "") for route in self._application.routes}
+                route = scope["path"] if scope["path"] in known else "unmatched"
             span.update_name(f"{scope['method']} {route}")
             span.set_attributes(
                 {
