@@ -65,6 +65,18 @@ class BaseApiConfig(DecisionSettings):
     model_alias: str = "champion"
     policy_file: Path
     model_poll_seconds: Seconds = 5.0
+    bundle_max_bytes: int = Field(default=512 << 20, ge=1 << 10, description="a larger bundle is refused")
+    bundle_trial_seconds: float = Field(
+        default=20.0, ge=0, le=600, description="a new bundle's trial in a process of its own; 0: none"
+    )
+    canary_alias: str = Field(default="canary", description="empty: no canary")
+    canary_share: float = Field(
+        default=0.0, ge=0, le=1, description="share of the entities, where the version has no tag of its own"
+    )
+    shadow_alias: str = Field(default="shadow", description="empty: no shadow")
+    rollout_window_seconds: float = Field(default=1800.0, ge=60, le=86_400)
+    rollout_check_seconds: Seconds = Field(default=5.0, description="how often the canary is judged")
+    rollout_minimum_requests: int = Field(default=200, ge=10, description="of each variant, before a verdict")
 
     online_store_deadline_seconds: Seconds = Field(default=0.05, description="one read of features")
     online_store_connect_seconds: Seconds = 0.5

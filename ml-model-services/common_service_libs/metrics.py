@@ -83,6 +83,20 @@ class ServiceMetrics:
             "model_info", "The bundle in service.", ("name", "version", "bundle_sha256"), registry=registry
         )
         self.swaps = counter("model_swaps_total", "Attempts to load a bundle.", "outcome")
+        self.rollout = Gauge(
+            "rollout_info", "Canary and shadow.", ("role", "version", "bundle_sha256"), registry=registry
+        )
+        self.rollout_share = Gauge("rollout_canary_share", "Share of the canary now.", registry=registry)
+        self.rollout_aborted = Gauge("rollout_canary_aborted", "Canary stopped.", registry=registry)
+        self.rollout_aborts = Counter("rollout_aborts_total", "Canaries stopped.", registry=registry)
+        self.rollout_verdicts = counter("rollout_verdicts_total", "Verdicts on the canary.", "verdict")
+        self.rollout_decisions = counter(
+            "rollout_decisions_total", "Decisions by variant while something is rolled out.", "variant"
+        )
+        self.rollout_errors = counter(
+            "rollout_errors_total", "Requests that a variant could not decide.", "variant"
+        )
+        self.shadow = counter("shadow_decisions_total", "What became of offers to the shadow.", "outcome")
         self.flushes = counter("decision_flushes_total", "Batches sent to the database.", "outcome")
         self.flushed = counter("decision_records_flushed_total", "Records sent to the database.", "outcome")
         self.topic_flushes = counter(

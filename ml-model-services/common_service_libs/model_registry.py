@@ -64,6 +64,10 @@ class Registry(Protocol):
         """Give up a download that is under way."""
 
 
+class _NoSuchAlias(RegistryError):
+    """The registry answers that there is no such model, version or alias."""
+
+
 class MlflowRegistry:
     """The MLflow registry: one REST call for an alias, the client in a process of its own for a download."""
 
@@ -100,17 +104,29 @@ class MlflowRegistry:
             raise RegistryError("the registry's answer is not a model version") from None
 
     def _get(self, path: str) -> dict[str, Any] | None:
-        request = urllib.request.Request(self._uri + path, headers=_credentials())  # noqa: S310 - http(s) only
+        try:
+            return self._call(path)
+        except _NoSuchAlias:
+            return None
+
+    def _call(self, path: str, body: bytes | None = None) -> dict[str, Any]:
+        headers = _credentials() | ({} if body is None else {"Content-Type": "application/json"})
+        request = urllib.request.Request(self._uri + path, body, headers)  # noqa: S310 - http(s) only
         try:
             with urllib.request.urlopen(request, timeout=self._deadline) as response:  # noqa: S310
                 answer: dict[str, Any] = json.loads(response.read())
                 return answer
         except urllib.error.HTTPError as error:
             if error.code == 404 or (error.code == 400 and b"alias" in error.read(4096)):
-                return None
+                raise _NoSuchAlias("the registry knows no such alias") from None
             raise RegistryError(f"the registry answers {error.code}") from None
         except (OSError, ValueError) as error:
             raise RegistryError(f"the registry does not answer: {error}") from None
+
+    def set_tag(self, version: ModelVersion, key: str, value: str) -> None:
+        """Write a tag of a version; raises RegistryError."""
+        document = {"name": version.name, "version": str(version.version), "key": key, "value": value}
+        self._call("/api/2.0/mlflow/model-versions/set-tag", json.dumps(document).encode())
 
     def download(self, version: ModelVersion, folder: Path) -> None:
         """Put the artifacts of a version into `folder`; raises RegistryError."""

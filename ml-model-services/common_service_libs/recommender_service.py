@@ -169,6 +169,7 @@ def reasons(picked: Picked, known: int, degraded: bool) -> tuple[str, ...]:
 class RecommenderService(DecisionService):
     """Recommends, finds and explains; everything about ids, records and bundles is that of decisions."""
 
+    rolls_out = False
     _model: ServedRecommender | None
 
     async def _decide(self, case: Case, request_id: str, started: float) -> DecisionRecord:

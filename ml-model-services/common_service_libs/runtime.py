@@ -14,6 +14,7 @@ from common_service_libs.decision_topic import DecisionTopic
 from common_service_libs.label_engine.policy import load_policy
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import (
+    AliasWatch,
     BundleCache,
     LastGood,
     MlflowRegistry,
@@ -23,6 +24,12 @@ from common_service_libs.model_registry import (
 )
 from common_service_libs.redis_link import RedisLink
 from common_service_libs.resilience.hot_snapshot import HotSnapshot, SnapshotFile
+from common_service_libs.rollout.notes import FOLDER, Notes
+from common_service_libs.rollout.rollout import CANARY, SHADOW, Rollout
+from common_service_libs.rollout.shadow import Shadow, ShadowRows
+from common_service_libs.rollout.shadow_store import ShadowStore
+from common_service_libs.rollout.trial import BundleTrial
+from common_service_libs.rollout.verdict import Limits
 from common_service_libs.spool import Spool
 
 
@@ -42,6 +49,7 @@ class Runtime:
         registry: Registry | None = None,
         sink: RecordStore | None = None,
         lookup: RecordStore | None = None,
+        shadow_rows: ShadowRows | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = ServiceMetrics()
@@ -50,9 +58,17 @@ class Runtime:
             settings.mlflow_tracking_uri,
             deadline=settings.registry_deadline_seconds,
             download_deadline=settings.download_deadline_seconds,
+            max_bytes=settings.bundle_max_bytes,
         )
         self._sink = sink
         self._lookup = lookup
+        self._shadow_rows = shadow_rows
+        self.rollout: Rollout | None = None
+        self._trial = (
+            BundleTrial(self.policy.feature_service, deadline=settings.bundle_trial_seconds)
+            if settings.bundle_trial_seconds
+            else None
+        )
 
     async def open(self) -> None:
         """Claim the spool, connect, restore the last bundle and begin to watch; no server has to be up."""
@@ -88,7 +104,9 @@ class Runtime:
         self.snapshot = HotSnapshot(settings.hot_snapshot_entities)
         self._snapshot_file = SnapshotFile(self.snapshot, folder / "hot_snapshot.bin")
         self._snapshot_file.open()
-        bundles = BundleCache(settings.spool_dir / "bundles", self._registry)
+        bundles = BundleCache(
+            settings.spool_dir / "bundles", self._registry, max_bytes=settings.bundle_max_bytes
+        )
         self.decisions = self.decides(
             settings.service_name,
             self.policy,
@@ -106,14 +124,71 @@ class Runtime:
             alias=settings.model_alias,
             poll_seconds=settings.model_poll_seconds,
             install=self._install,
-            on_outcome=lambda outcome: self.metrics.swaps.at(outcome).inc(),
+            on_outcome=self._on_outcome,
+            trial=self._trial.run if self._trial else None,
+            others=self._roll_out(folder, bundles, conninfo),
         )
         self.watcher.restore()
         await self.link.open()
         self.watcher.start()
+        if self.rollout is not None:
+            self.rollout.open()
 
     def _install(self, folder: Path, version: ModelVersion) -> None:
         self.decisions.swap(self.serve(folder, version))
+        if self.rollout is not None:
+            self.rollout.renew()
+
+    def _on_outcome(self, outcome: str) -> None:
+        self.metrics.swaps.at(outcome).inc()
+
+    def _roll_out(self, folder: Path, bundles: BundleCache, conninfo: str) -> list[AliasWatch]:
+        """Prepare canary and shadow, and return the watches of their aliases."""
+        if not self.decisions.rolls_out:
+            return []
+        settings = self.settings
+        self.rollout = rollout = Rollout(
+            self.decisions,
+            Shadow(
+                settings.service_name,
+                link=self.link,
+                store=self._shadow_rows or ShadowStore(conninfo, deadline=settings.flush_deadline_seconds),
+                metrics=self.metrics,
+                retention_days=settings.decisions_retention_days,
+            ),
+            Notes(folder / FOLDER),
+            self.metrics,
+            default_share=settings.canary_share,
+            window_seconds=settings.rollout_window_seconds,
+            check_seconds=settings.rollout_check_seconds,
+            limits=Limits(minimum=settings.rollout_minimum_requests),
+        )
+
+        def install_canary(bundle: Path, version: ModelVersion) -> None:
+            rollout.install_canary(bundle, self.serve(bundle, version))
+
+        def install_shadow(bundle: Path, version: ModelVersion) -> None:
+            rollout.install_shadow(self.serve(bundle, version))
+
+        followed = (
+            (settings.canary_alias, CANARY, install_canary, rollout.seen_canary),
+            (settings.shadow_alias, SHADOW, install_shadow, rollout.seen_shadow),
+        )
+        return [
+            AliasWatch(
+                self._registry,
+                bundles,
+                LastGood(folder / FOLDER / f"last_{role}.json"),
+                name=settings.model_name,
+                alias=alias,
+                install=install,
+                on_outcome=self._on_outcome,
+                trial=self._trial.run if self._trial else None,
+                seen=seen,
+            )
+            for alias, role, install, seen in followed
+            if alias
+        ]
 
     def serve(self, folder: Path, version: ModelVersion) -> ServedModel:
         """Load, check and compile a bundle; raises ArtifactError if it does not fit service and policy."""
@@ -121,7 +196,13 @@ class Runtime:
 
     async def close(self) -> None:
         """Stop watching, drain the log, give up connections and spool."""
+        if self._trial is not None:
+            self._trial.give_up()
         await asyncio.to_thread(self.watcher.stop)
+        if self._trial is not None:
+            self._trial.close()
+        if self.rollout is not None:
+            await self.rollout.close()
         self.decisions.close()
         await self.link.close()
         await self._snapshot_file.close()

@@ -115,6 +115,53 @@ class Explanation(Reply):
     contributions: list[Contribution]
 
 
+class CanaryState(Reply):
+    """The canary: `share` of the entities get it now; `state` is waiting, serving or aborted."""
+
+    version: int
+    bundle_sha256: str
+    share: float = Field(ge=0, le=1)
+    state: str
+    reason: str | None = Field(description="why it was stopped")
+    loaded_at: str
+
+
+class ShadowState(Reply):
+    """The shadow: it decides live traffic for the record only."""
+
+    version: int
+    bundle_sha256: str
+    loaded_at: str
+
+
+class RolloutCheck(Reply):
+    """One comparison of the canary with the champion; `finding` is pass, watch or abort."""
+
+    name: str
+    finding: str
+    canary: float | None
+    champion: float | None
+    detail: str
+
+
+class RolloutVerdict(Reply):
+    """The last verdict on the canary: continue, promote-ready or abort."""
+
+    verdict: str
+    reason: str
+    canary_requests: int
+    champion_requests: int
+    checks: list[RolloutCheck]
+
+
+class RolloutState(Reply):
+    """Who takes part in a rollout, and what becomes of it."""
+
+    canary: CanaryState | None
+    shadow: ShadowState | None
+    verdict: RolloutVerdict | None
+
+
 class ModelDocument(Reply):
     """What is in service."""
 
@@ -131,6 +178,7 @@ class ModelDocument(Reply):
     data_version: str
     policy: PolicyReference
     loaded_at: str
+    rollout: RolloutState | None = Field(description="null where this service rolls nothing out")
 
 
 class Readiness(Reply):

@@ -1,7 +1,7 @@
 """The shadow: a challenger decides live traffic again, after the reply and for nobody but the record.
 
-It works in the service's event loop, one case a turn of the loop, from a queue that drops what it cannot hold:
-a thread would take the interpreter's lock for longer than that. Nothing here can fail a reply.
+It works in the service's event loop, one case a turn of the loop, from a queue that drops what it cannot
+hold: a thread would take the interpreter's lock for longer than that. Nothing here can fail a reply.
 """
 
 from __future__ import annotations
@@ -85,14 +85,13 @@ class Shadow:
         link: RedisLink,
         store: ShadowRows,
         metrics: ServiceMetrics,
-        counts: Callable[[], Agreement],
         retention_days: int = 0,
     ) -> None:
         self._service = service
         self._link = link
         self._store = store
         self._outcomes = metrics.shadow
-        self._counts = counts
+        self._counts: Callable[[], Agreement] = Agreement
         self._retention_days = retention_days
         self._queue: deque[_Offer] = deque()
         self._rows: deque[ShadowDecision] = deque()
@@ -100,8 +99,9 @@ class Shadow:
         self._tasks: list[asyncio.Task[None]] = []
         self.model: ServedModel | None = None
 
-    def open(self) -> None:
-        """Begin to work, in the running loop."""
+    def open(self, counts: Callable[[], Agreement]) -> None:
+        """Begin to work, in the running loop; `counts` gives what the agreement is counted in now."""
+        self._counts = counts
         self._tasks = [asyncio.create_task(forever(work)) for work in (self._score_all, self._write_all)]
 
     async def close(self) -> None:
@@ -195,7 +195,7 @@ class Shadow:
                     logger.warning("old shadow decisions stay", extra={"reason": str(error.__cause__)})
 
     async def _write(self) -> bool:
-        """Write one batch; return whether that worked. A batch that is never taken gives way to newer rows."""
+        """Write one batch, and return whether that worked."""
         batch = list(islice(self._rows, BATCH_ROWS))
         try:
             await self._store.insert(batch)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common_service_libs.errors import ArtifactError, BundleError
+from common_service_libs.model_registry import ModelVersion
 
 _ROOT = Path(__file__).resolve().parents[2]
 IDLE_SECONDS = 10.0
@@ -39,7 +40,7 @@ class BundleTrial:
         self._process: subprocess.Popen[bytes] | None = None
         self._given_up = threading.Event()
 
-    def __call__(self, folder: Path, model_name: str, sha256: str) -> None:
+    def run(self, folder: Path, version: ModelVersion) -> None:
         """Load the bundle; raises BundleError for one that cannot be loaded, or that kills its process.
 
         Raises OSError if the trial was given up.
@@ -47,9 +48,9 @@ class BundleTrial:
         process = self._running()
         question = {
             "folder": str(folder),
-            "model_name": model_name,
+            "model_name": version.name,
             "feature_service": self._feature_service,
-            "sha256": sha256,
+            "sha256": version.bundle_sha256,
         }
         try:
             answer = self._ask(process, json.dumps(question).encode() + b"\n")

@@ -1,7 +1,7 @@
 """The verdict on a canary, from what it and the champion did in the same window; pure.
 
-Each check says `pass`, `watch` (not good enough to promote) or `abort`. A difference counts only if it is both
-significant and large: at a million requests everything is significant, at a hundred nothing is small.
+Each check says `pass`, `watch` (not good enough to promote) or `abort`. A difference counts only if it is
+both significant and large: at a million requests everything is significant, at a hundred nothing is small.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Limits(msgspec.Struct, frozen=True):
     agreement_abort: float = 0.8
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Check(msgspec.Struct, frozen=True):
     """One comparison: the value of the canary beside that of the champion (or its limit)."""
 
@@ -76,7 +79,7 @@ def judge_canary(
     reference: Sequence[int] | None = None,
     mildest: str | None = None,
     shadow_is_canary: bool = False,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
     """Return the verdict on what was seen.
 
@@ -183,7 +186,9 @@ def _latency(canary: Counts, champion: Counts, limits: Limits) -> Check:
 
 def _decisions(canary: Counts, champion: Counts, mildest: str | None, limits: Limits) -> list[Check]:
     """Compare the share of each decision, and that of all that are an alert."""
-    groups = {name: (name,) for name in sorted(canary.decisions.keys() | champion.decisions.keys())}
+    groups: dict[str, tuple[str, ...]] = {
+        name: (name,) for name in sorted(canary.decisions.keys() | champion.decisions.keys())
+    }
     if mildest is not None:
         groups.pop(mildest, None)
         groups["alerts"] = tuple(sorted((canary.decisions.keys() | champion.decisions.keys()) - {mildest}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,6 +16,14 @@ SLICE_SECONDS = 30.0
 # Latency: 24 buckets a decade, from 10 us on; the quantile is right to 10 %.
 _FIRST_MS, _PER_DECADE, LATENCY_BUCKETS = 0.01, 24, 24 * 7
 DEFAULT_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+K = TypeVar("K")
+
+
+def _add(counts: dict[K, int], others: Mapping[K, int]) -> None:
+    for key, count in others.items():
+        counts[key] = counts.get(key, 0) + count
 
 
 class Counts(msgspec.Struct):
@@ -39,13 +47,9 @@ class Counts(msgspec.Struct):
         self.errors += other.errors
         self.degraded += other.degraded
         self.incomplete += other.incomplete
-        for mine, theirs in (
-            (self.decisions, other.decisions),
-            (self.latencies, other.latencies),
-            (self.scores, other.scores),
-        ):
-            for key, count in theirs.items():  # type: ignore[attr-defined]
-                mine[key] = mine.get(key, 0) + count  # type: ignore[index]
+        _add(self.decisions, other.decisions)
+        _add(self.latencies, other.latencies)
+        _add(self.scores, other.scores)
 
     def latency_ms(self, quantile: float) -> float | None:
         """Return the upper end of the bucket that holds the quantile; None without requests."""
@@ -116,7 +120,7 @@ class Window:
             counts = variants[variant] = Counts()
         return counts
 
-    def decided(  # noqa: PLR0913 - one decision
+    def decided(
         self,
         variant: str,
         now: float,
