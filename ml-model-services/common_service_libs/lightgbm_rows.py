@@ -22,20 +22,24 @@ _PARAMETERS = b"num_threads=1"
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """Return LightGBM's library, None where it is not installed or cannot be loaded."""
+def library() -> ctypes.PyDLL | None:
+    """Return LightGBM's library, None where it is not installed or cannot be loaded.
+
+    Its calls keep the interpreter's lock: they take microseconds, and getting the lock back from another thread
+    can take milliseconds.
+    """
     spec = importlib.util.find_spec("lightgbm")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in (Path(folder) / "lib" / name for name in _LIBRARIES):
             if path.is_file():
                 try:
-                    return _declared(ctypes.CDLL(str(path)))
+                    return _declared(ctypes.PyDLL(str(path)))
                 except OSError:  # a system library, such as OpenMP's, is not there
                     return None
     return None
 
 
-def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
+def _declared(found: ctypes.PyDLL) -> ctypes.PyDLL:
     found.LGBM_GetLastError.restype = ctypes.c_char_p
     return found
 
