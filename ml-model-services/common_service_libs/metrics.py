@@ -71,6 +71,16 @@ class ServiceMetrics:
             "Rate limits kept by the process alone: Redis silent.",
             registry=registry,
         )
+        self.shed = counter("requests_shed_total", "Requests turned away unseen: overload.", "reason")
+        self.requests_running = Gauge("requests_running", "Requests being served.", registry=registry)
+        self.requests_waiting = Gauge("requests_waiting", "Requests waiting for room.", registry=registry)
+        self.snapshot_entities = Gauge("hot_snapshot_entities", "Entities remembered.", registry=registry)
+        self.breaker = Gauge(
+            "circuit_breaker_state",
+            "0: closed, 1: open, 2: half-open, a probe under way.",
+            ("dependency",),
+            registry=registry,
+        )
         self.feature_status = counter("feature_status_total", "Views by what was found.", "view", "status")
         self.fallbacks = counter("feature_fallbacks_total", "Features that took their fallback.", "feature")
         self.value_status = counter(

@@ -22,8 +22,12 @@ from common_service_libs.model_registry import (
     ModelWatcher,
     Registry,
 )
-from common_service_libs.redis_link import RedisLink
+from common_service_libs.redis_link import FIRST_PROBE_SECONDS, RedisLink
+from common_service_libs.resilience.admission import Admission
+from common_service_libs.resilience.breaker import PROBE_SECONDS, STATE_CODES, CircuitBreaker
+from common_service_libs.resilience.guarded_store import GuardedStore
 from common_service_libs.resilience.hot_snapshot import HotSnapshot, SnapshotFile
+from common_service_libs.resilience.server import Drain
 from common_service_libs.rollout.notes import FOLDER, Notes
 from common_service_libs.rollout.rollout import CANARY, SHADOW, Rollout
 from common_service_libs.rollout.shadow import Shadow, ShadowRows
@@ -31,6 +35,8 @@ from common_service_libs.rollout.shadow_store import ShadowStore
 from common_service_libs.rollout.trial import BundleTrial
 from common_service_libs.rollout.verdict import Limits
 from common_service_libs.spool import Spool
+
+LOOKUP_FAILURES = 3
 
 
 class Runtime:
@@ -60,6 +66,15 @@ class Runtime:
             download_deadline=settings.download_deadline_seconds,
             max_bytes=settings.bundle_max_bytes,
         )
+        self.drain = Drain()
+        self.admission = Admission(
+            concurrent=settings.max_concurrent_requests,
+            queued=settings.max_queued_requests,
+            deadline=settings.request_deadline_seconds,
+            on_refusal=lambda why: self.metrics.shed.at(why).inc(),
+        )
+        self.metrics.requests_running.set_function(lambda: self.admission.running)
+        self.metrics.requests_waiting.set_function(lambda: self.admission.waiting)
         self._sink = sink
         self._lookup = lookup
         self._shadow_rows = shadow_rows
@@ -82,6 +97,7 @@ class Runtime:
             deadline=settings.online_store_deadline_seconds,
             connect_deadline=settings.online_store_connect_seconds,
             on_state=self.metrics.online_store_up.set,
+            breaker=self._breaker("online_store", first_probe_seconds=FIRST_PROBE_SECONDS),
         )
         self.log = DecisionLog(
             settings.service_name,
@@ -92,7 +108,10 @@ class Runtime:
                 deadline=settings.flush_deadline_seconds,
                 keep_days=settings.decisions_retention_days,
             ),
-            lookup=self._lookup or DecisionStore(conninfo, deadline=settings.decision_store_deadline_seconds),
+            lookup=GuardedStore(
+                self._lookup or DecisionStore(conninfo, deadline=settings.decision_store_deadline_seconds),
+                self._breaker("decision_store", failures=LOOKUP_FAILURES),
+            ),
             metrics=self.metrics,
             sync=settings.spool_sync,
             rejected_file=folder / "rejected.jsonl",
@@ -102,6 +121,7 @@ class Runtime:
         )
         await self.log.open()
         self.snapshot = HotSnapshot(settings.hot_snapshot_entities)
+        self.metrics.snapshot_entities.set_function(lambda: len(self.snapshot))
         self._snapshot_file = SnapshotFile(self.snapshot, folder / "hot_snapshot.bin")
         self._snapshot_file.open()
         bundles = BundleCache(
@@ -133,6 +153,16 @@ class Runtime:
         self.watcher.start()
         if self.rollout is not None:
             self.rollout.open()
+
+    def _breaker(
+        self, dependency: str, *, failures: int = 1, first_probe_seconds: float = PROBE_SECONDS
+    ) -> CircuitBreaker:
+        gauge = self.metrics.breaker.labels(dependency)
+        return CircuitBreaker(
+            failures=failures,
+            first_probe_seconds=first_probe_seconds,
+            on_state=lambda state: gauge.set(STATE_CODES[state]),
+        )
 
     def _install(self, folder: Path, version: ModelVersion) -> None:
         self.decisions.swap(self.serve(folder, version))
@@ -214,6 +244,7 @@ class Runtime:
             "model": self.decisions.model is not None,
             "online_store": await self.link.ping(),
             "decision_log": not self.log.full,
+            "accepting": not self.drain.begun,
         }
 
     @property

@@ -19,6 +19,10 @@ class State(StrEnum):
     HALF_OPEN = "half_open"  # one probe is under way
 
 
+STATE_CODES = {State.CLOSED: 0, State.OPEN: 1, State.HALF_OPEN: 2}
+"""The states as a metric."""
+
+
 class CircuitBreaker:
     """Closed until `failures` calls in a row fail; then open, and half-open while a probe is under way.
 

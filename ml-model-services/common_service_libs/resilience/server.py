@@ -1,0 +1,272 @@
+"""The HTTP server of a service: what is too much is turned away cheaply, and an end loses no request.
+
+uvicorn serves. What is added: a bound on connections; refusals written by the protocol itself, from bytes
+built once, without a task or the application; and an end in steps. After the first SIGTERM `/readyz` says 503
+and every reply ends its connection, while all requests are still answered, for as long as a load balancer
+needs to notice (`drain_seconds`); then nothing more is accepted and what is under way is finished. A second
+signal ends the first step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import resource
+import signal
+import time
+from types import FrameType
+from typing import Any, cast
+
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from common_service_libs.error_handlers import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
+from common_service_libs.errors import Overloaded
+from common_service_libs.monitoring_middleware import SECURITY_HEADERS
+from common_service_libs.resilience.admission import Admission
+
+HEALTH = frozenset({"/livez", "/readyz", "/metrics"})
+_HEALTH_URLS = tuple(path.encode() for path in HEALTH)
+KEEP_ALIVE_SECONDS = 75
+BACKLOG = 512
+IDLE_GRACE_SECONDS = 0.15
+RESERVED_DESCRIPTORS = 128
+HEADERS_SECONDS = 10.0
+_MAX_WRITE_BUFFER = 1 << 16
+_MAX_DROPPED_BYTES = 1 << 16
+_EXPECTED = "admission.expected"
+
+
+def _problem() -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    kind = PROBLEMS[Overloaded]
+    body = msgspec.json.encode(
+        {
+            "type": TYPE_PREFIX + kind.slug,
+            "title": kind.title,
+            "status": kind.status,
+            "detail": "the service has more to do than it can; try again",
+        }
+    )
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"retry-after", str(Overloaded.retry_after_seconds).encode()),
+        (b"content-length", str(len(body)).encode()),
+        *SECURITY_HEADERS,
+    ]
+    return body, headers
+
+
+_BODY, _HEADERS = _problem()
+
+
+def _reply(*, closing: bool) -> bytes:
+    fields = [*_HEADERS, (b"connection", b"close")] if closing else _HEADERS
+    lines = b"".join(b"%b: %b\r\n" % field for field in fields)
+    return b"HTTP/1.1 503 Service Unavailable\r\n" + lines + b"\r\n" + _BODY
+
+
+REFUSAL = _reply(closing=False)
+LAST_REFUSAL = _reply(closing=True)
+
+
+class Drain:
+    """Whether the end has begun; shared by server, protocol and readiness."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+
+class GuardedApp:
+    """The application behind an admission; health routes are never refused."""
+
+    def __init__(self, app: ASGIApp, admission: Admission, drain: Drain) -> None:
+        self._app = app
+        self.admission = admission
+        self.drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it."""
+        if self.drain.begun and scope["type"] == "http":
+            send = _closing(send)
+        if scope["type"] != "http" or scope["path"] in HEALTH:
+            await self._app(scope, receive, send)
+            return
+        if not await self.admission.enter(expected=scope.pop(_EXPECTED, False)):
+            await send({"type": "http.response.start", "status": 503, "headers": list(_HEADERS)})
+            await send({"type": "http.response.body", "body": _BODY})
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self.admission.leave()
+
+
+def _closing(send: Send) -> Send:
+    async def send_and_close(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        await send(message)
+
+    return send_and_close
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Refuses requests and connections before they cost more than reading them.
+
+    `guard` and `max_connections` are set on the subclass that a server makes for itself.
+    """
+
+    guard: GuardedApp
+    max_connections: int
+
+    _refused = False
+    _dropped = 0
+    _ending = False
+    _seen: object = None
+    _seen_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, or turn it away where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self.guard.admission.refuse_connection()
+            transport.write(LAST_REFUSAL)
+            transport.close()
+            return
+        # A connection on which nothing is ever asked ends like one on which nothing more is.
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, unless there is no room for it."""
+        if self.cycle is None or self.cycle.response_complete:
+            admission = self.guard.admission
+            if not self.url.startswith(_HEALTH_URLS):
+                if admission.saturated and admission.refuse():
+                    self._refused, self._dropped = True, 0
+                    if self.expect_100_continue:
+                        self._refuse_and_close()
+                    return
+                admission.expect()
+                cast(dict[str, Any], self.scope)[_EXPECTED] = True
+        super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body; that of a refused request is dropped."""
+        if not self._refused:
+            super().on_body(body)
+            return
+        self._dropped += len(body)
+        if self._dropped > _MAX_DROPPED_BYTES:
+            self._refuse_and_close()
+
+    def on_message_complete(self) -> None:
+        """End a request: a refused one is answered now."""
+        if not self._refused:
+            super().on_message_complete()
+            return
+        self._refused = False
+        if self.transport.is_closing():
+            return
+        # A client that sends and never reads is not written to for ever.
+        deaf = self.transport.get_write_buffer_size() > _MAX_WRITE_BUFFER
+        if deaf or self.guard.drain.begun or self._ending or not self.parser.should_keep_alive():
+            self._refuse_and_close()
+            return
+        self.transport.write(REFUSAL)
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _refuse_and_close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(LAST_REFUSAL)
+            self.transport.close()
+
+    def sweep(self, now: float) -> None:
+        """End the connection if the head of a request, or a body nobody wants, takes too long to arrive."""
+        arriving = self.timeout_keep_alive_task is None and (
+            self.cycle is None or self.cycle.response_complete
+        )
+        if not arriving or self.scope is not self._seen:
+            self._seen, self._seen_at = self.scope if arriving else None, now
+        elif now - self._seen_at > HEADERS_SECONDS:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """End the connection after the request under way, or one that is on its way just now."""
+        self._ending = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(IDLE_GRACE_SECONDS, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+
+class GuardedServer(uvicorn.Server):
+    """A server that ends in steps; see the module."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._drain_seconds = drain_seconds
+        self._drain_until = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end at the first signal; at the second stop waiting for others to notice."""
+        if self._drain.begun or not self._drain_seconds or not self.started or sig == signal.SIGINT:
+            self._drain.begun = True
+            super().handle_exit(sig, frame)
+            return
+        self._drain.begun = True
+        self._drain_until = time.monotonic() + self._drain_seconds
+        self._captured_signals.append(sig)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is due ten times a second; return whether to end now."""
+        now = time.monotonic()
+        if now >= self._drain_until:
+            self.should_exit = True
+        if counter % 10 == 0:
+            for connection in list(self.server_state.connections):
+                cast(GuardedProtocol, connection).sweep(now)
+        return await super().on_tick(counter)
+
+
+def server_of(
+    app: ASGIApp,
+    admission: Admission,
+    drain: Drain,
+    *,
+    drain_seconds: float,
+    max_connections: int,
+    shutdown_seconds: float,
+    **options: Any,
+) -> uvicorn.Server:
+    """Return the server of a service; `options` are further ones of `uvicorn.Config`."""
+    guard = GuardedApp(app, admission, drain)
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    bound = min(max_connections, max(1, allowed - RESERVED_DESCRIPTORS))
+    protocol = type("Protocol", (GuardedProtocol,), {"guard": guard, "max_connections": bound})
+    config = uvicorn.Config(
+        guard,
+        http=cast(type[asyncio.Protocol], protocol),
+        ws="none",
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(shutdown_seconds) + 1,
+        **options,
+    )
+    return GuardedServer(config, drain, drain_seconds)
