@@ -34,7 +34,10 @@ from common_service_libs.recent_decisions import Cursor, DecisionSummary
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTRACTS = REPOSITORY / "feature-store-management" / "contracts"
 PROJECT = "service_tests"
-SCOPES = ("fraud:predict", "fraud:read", "churn:predict", "churn:read", "model:read")
+SCOPES = (
+    *(f"{name}:{right}" for name in ("fraud", "churn", "recommendation") for right in ("predict", "read")),
+    "model:read",
+)
 KEY = "the-key-of-the-tests"
 NARROW_KEY = "a-key-that-may-only-read-the-model"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()
@@ -285,6 +288,7 @@ class FakeRedis:
     def __init__(self, data: dict[bytes, Hash], password: str | None = None) -> None:
         self.data = data
         self.password = password
+        self.texts: dict[bytes, bytes] = {}
         self.mode = "answer"  # or: silent, drop, garbage, error
         self.reads = 0
         self.port = 0
@@ -346,6 +350,16 @@ class FakeRedis:
                 values = [found.get(field) for field in command[2:]]
                 parts = [b"$-1\r\n" if v is None else b"$%d\r\n%b\r\n" % (len(v), v) for v in values]
                 return b"*%d\r\n" % len(values) + b"".join(parts)
+            case b"SET":  # key, value, NX, EX, seconds
+                if command[1] in self.texts:
+                    return b"$-1\r\n"
+                self.texts[command[1]] = command[2]
+                return b"+OK\r\n"
+            case b"GET":
+                text = self.texts.get(command[1])
+                return b"$-1\r\n" if text is None else b"$%d\r\n%b\r\n" % (len(text), text)
+            case b"DEL":
+                return b":%d\r\n" % (self.texts.pop(command[1], None) is not None)
         return b"-ERR unknown command\r\n"
 
 
