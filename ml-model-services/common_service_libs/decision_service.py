@@ -17,7 +17,6 @@ from common_service_libs.errors import (
     ArtifactError,
     BundleUnavailable,
     DecisionNotFound,
-    DecisionStoreUnavailable,
     FeaturesMissing,
     FeaturesUnavailable,
     ModelUnavailable,
@@ -28,6 +27,7 @@ from common_service_libs.errors import (
 )
 from common_service_libs.feature_status import FeatureStatus
 from common_service_libs.feature_vector import FeatureVector, VectorBuilder
+from common_service_libs.idempotency import Repeats
 from common_service_libs.label_engine.engine import NO_INPUTS, LabelEngine, Verdict, require_fit
 from common_service_libs.label_engine.lists import NO_LISTS
 from common_service_libs.label_engine.policy import Policy
@@ -40,6 +40,7 @@ from common_service_libs.redis_link import RedisLink
 from common_service_libs.release_bundle import Bundle, as_values, load_bundle
 from common_service_libs.resilience.hot_snapshot import HotSnapshot
 from common_service_libs.resilience.ladder import FeatureLadder
+from common_service_libs.telemetry import current_trace
 
 REPLAY_TOLERANCE = 1e-9
 CHAMPION = "champion"
@@ -162,6 +163,9 @@ def judge(
         online.status[view] in {FeatureStatus.STALE, FeatureStatus.INVALID} for view in policy.degraded_by
     )
     score = model.bundle.score(vector.values)
+    trace = current_trace()
+    if trace is not None:
+        trace.stage("score")
     verdict = model.engine.decide(
         score=score,
         features=dict(zip(model.bundle.feature_names, vector.values, strict=True)),
@@ -170,6 +174,8 @@ def judge(
         degraded=degraded,
         policy_inputs=policy_inputs,
     )
+    if trace is not None:
+        trace.stage("policy")
     rung = Rung.DEFAULTS if online.unavailable else Rung(online.source)
     return Outcome(vector, score, verdict, degraded, rung, policy_inputs)
 
@@ -210,6 +216,7 @@ class DecisionService:
         self.lists = NO_LISTS
         self._ladder = FeatureLadder(link, snapshot)
         self._log = log
+        self._repeats = Repeats(name, link=link, log=log, metrics=metrics)
         self._bundles = bundles
         self._metrics = metrics
         self._model: ServedModel | None = None
@@ -255,15 +262,15 @@ class DecisionService:
             done.exception()
 
     async def _recorded_or_new(self, case: Case, request_id: str, started: float) -> DecisionRecord:
-        try:
-            record = await self._log.find(request_id)
-        except DecisionStoreUnavailable:
-            self._metrics.unchecked.inc()
-            record = None
+        record = await self._repeats.find_or_claim(request_id)
         if record is not None:
             self._metrics.repeats.inc()
             return record
-        return await self._decide(case, request_id, started)
+        try:
+            return await self._decide(case, request_id, started)
+        except BaseException:
+            self._repeats.release(request_id)
+            raise
 
     async def _decide(self, case: Case, request_id: str, started: float) -> DecisionRecord:
         model = self._model
@@ -273,6 +280,9 @@ class DecisionService:
             raise SpoolUnavailable(
                 "the spool of decisions is full: the decision database has been silent too long"
             )
+        trace = current_trace()
+        if trace is not None:
+            trace.skip()
         rollout = self.rollout
         if rollout is None:
             variant, (online, outcome) = CHAMPION, await self._judged(case, model, request_id)
@@ -283,6 +293,8 @@ class DecisionService:
         latency_ms = (time.perf_counter() - started) * 1000
         record = self._record(case, request_id, model, variant, online, outcome, latency_ms)
         await self._log.append(record)
+        if trace is not None:
+            trace.decided(record)
         self._count(model, online, outcome)
         if rollout is not None:
             rollout.after(case, online, record)
@@ -292,10 +304,14 @@ class DecisionService:
         policy = model.engine.policy
         if not policy.reads_more:
             online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
+            if (trace := current_trace()) is not None:
+                trace.stage("features")
             return online, judge(case, online, model)
         velocity, at = model.velocity, case.requested_at
         commands = velocity.commands(case.entity_ids, case.request_values, request_id, at)
         online, replies = await self._ladder.read(model.reader, case.entity_ids, case.as_of, commands)
+        if (trace := current_trace()) is not None:
+            trace.stage("features")
         inputs = {
             "lists": self.lists.of(case.entity_ids, policy.inputs.lists, at),
             "velocity": velocity.values(replies),

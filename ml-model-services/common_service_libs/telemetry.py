@@ -40,7 +40,9 @@ class Trace:
         self.attributes: dict[str, str | int | bool] = {}
 
     def stage(self, name: str) -> None:
-        """Note that a stage has ended, which began when the one before it ended."""
+        """Note that a stage has ended, which began when the one before it ended; a shadow's are not noted."""
+        if self.attributes:
+            return
         began = self.stages[-1][2] if self.stages else self.began
         self.stages.append((name, began, time.time_ns()))
 
