@@ -1,6 +1,6 @@
 """From a recorded request and a history to a list of movies: what is asked, ranked and screened. Pure.
 
-Everything is read from the request as it is recorded, so that a replay takes the same way as the decision did.
+Everything is read from the request as it is recorded, so that a replay takes the way of the decision.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Picked:
 
 
 Screen = Callable[[int, float, Mapping[str, float]], tuple[bool, tuple[str, ...]]]
-"""What the policy says of one movie, its score and its features: whether it is shown, and the rules that fired."""
+"""What the policy says of a movie, its score and its features: whether it is shown, which rules fired."""
 
 
 def genre_flag(name: str) -> str:
@@ -196,7 +196,7 @@ class Request:
 
 
 def _content_row(names: Sequence[str], movie: Mapping[str, Any], as_of: float) -> list[float | None]:
-    """Return the content features of a new movie given by its year and genres, as the feature service defines them."""
+    """Return the content features of a movie given by year and genres, as the feature service has them."""
     genres, year = movie.get("genres"), movie.get("year")
     flags = None if genres is None else {genre_flag(name) for name in genres}
     row: list[float | None] = []

@@ -1,4 +1,4 @@
-"""The way of a recommendation: history, ranking, policy, record; replayed from the record to the same list."""
+"""The way of a recommendation: history, ranking, policy, record; replayed to the same list."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from common_service_libs.label_engine.engine import LabelEngine, require_fit
 from common_service_libs.label_engine.policy import Policy
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import ModelVersion
-from common_service_libs.online_store import FeatureReader, OnlineFeatures
+from common_service_libs.online_store import FeatureReader, OnlineFeatures, Source
 from common_service_libs.recommender import Recommender
 from common_service_libs.recommender_bundle import RecommenderBundle, difference, load_recommender
 from common_service_libs.recommender_lists import (
@@ -56,7 +56,7 @@ class RecommenderApiConfig(BaseApiConfig):
 
 @dataclass(frozen=True)
 class ServedRecommender(ServedModel):
-    """A recommender with everything compiled from it; reader and vectors are those of the viewer's history."""
+    """A recommender with everything compiled from it; reader and vectors are of the viewer's history."""
 
     bundle: RecommenderBundle  # type: ignore[assignment]  # it has all that is asked of the model in service
 
@@ -73,7 +73,7 @@ class History:
     status: Mapping[str, FeatureStatus]
     event_timestamps: Mapping[str, float | None]
     degraded: bool
-    rung: str
+    rung: Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +116,11 @@ def serve_recommender(
     )
 
 
-def history_of(case: Case, online: OnlineFeatures | None, model: ServedModel, rung: str) -> History:
+def history_of(case: Case, online: OnlineFeatures | None, model: ServedModel) -> History:
     """Return the stored history and, after it, the one in the request; a movie twice counts once."""
     given: Sequence[int] = case.request.get("history") or ()
     if online is None:  # nobody is asked for
-        return History(list(given), None, {}, {}, False, rung)
+        return History(list(given), None, {}, {}, False, Rung.ONLINE)
     status = dict(online.status)
     stored = model.vectors.build(online, {}).values[0]
     try:
@@ -133,8 +133,8 @@ def history_of(case: Case, online: OnlineFeatures | None, model: ServedModel, ru
         stored=stored if isinstance(stored, str) else None,
         status=status,
         event_timestamps=online.event_timestamps,
-        degraded=online.unavailable or bool(lost & set(status.values())),
-        rung=Rung.DEFAULTS.value if online.unavailable else rung,
+        degraded=online.source is not Source.ONLINE or bool(lost & set(status.values())),
+        rung=Rung.DEFAULTS if online.unavailable else Rung(online.source),
     )
 
 
@@ -180,8 +180,10 @@ class RecommenderService(DecisionService):
             raise SpoolUnavailable(
                 "the spool of decisions is full: the decision database has been silent too long"
             )
-        online = await model.reader.read(self._link, case.entity_ids, case.as_of) if case.entity_ids else None
-        history = history_of(case, online, model, Rung.ONLINE.value)
+        online = None
+        if case.entity_ids:
+            online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
+        history = history_of(case, online, model)
         outcome = recommend(case, history, model)
         latency_ms = (time.perf_counter() - started) * 1000
         record = self._record_of(case, request_id, model, history, outcome, latency_ms)
@@ -227,7 +229,7 @@ class RecommenderService(DecisionService):
             rules_fired=outcome.picked.rules_fired,
             degraded=history.degraded,
             latency_ms=round(latency_ms, 3),
-            rung=history.rung,
+            rung=history.rung.value,
             result={
                 "movies": [{"movie_id": movie, "score": score} for movie, score in movies],
                 "hidden": [
