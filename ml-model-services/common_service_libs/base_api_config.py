@@ -64,6 +64,8 @@ class BaseApiConfig(DecisionSettings):
     model_name: str
     model_alias: str = "champion"
     policy_file: Path
+    lists_file: Path | None = Field(default=None, description="block and allow lists: YAML, JSON or CSV")
+    policy_poll_seconds: Seconds = Field(default=5.0, description="how often policy and lists are looked at")
     model_poll_seconds: Seconds = 5.0
     bundle_max_bytes: int = Field(default=512 << 20, ge=1 << 10, description="a larger bundle is refused")
     bundle_trial_seconds: float = Field(

@@ -88,6 +88,12 @@ class ServiceMetrics:
         )
         self.rule_hits = counter("rule_hits_total", "Rules that fired.", "rule")
         self.rule_errors = counter("rule_errors_total", "Rules that failed on values.", "rule")
+        self.policy = Gauge(
+            "policy_info", "The policy in service.", ("name", "version", "sha256"), registry=registry
+        )
+        self.policy_swaps = counter("policy_swaps_total", "Attempts to take over a policy.", "outcome")
+        self.list_loads = counter("list_loads_total", "Attempts to take over the lists.", "outcome")
+        self.list_entries = Gauge("list_entries", "Entries of the lists.", ("list",), registry=registry)
         self.online_store_up = Gauge("online_store_up", "Online store connected.", registry=registry)
         self.model = Gauge(
             "model_info", "The bundle in service.", ("name", "version", "bundle_sha256"), registry=registry

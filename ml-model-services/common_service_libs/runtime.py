@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from functools import partial
 from pathlib import Path
 
 from common_service_libs import __version__
 from common_service_libs.base_api_config import BaseApiConfig
 from common_service_libs.decision_log import DecisionLog, RecordStore
-from common_service_libs.decision_service import DecisionService, ServedModel, serve
+from common_service_libs.decision_service import DecisionService, ServedModel, serve, with_policy
 from common_service_libs.decision_store import DecisionStore
 from common_service_libs.decision_topic import DecisionTopic
-from common_service_libs.label_engine.policy import load_policy
+from common_service_libs.label_engine.lists import EntityLists
+from common_service_libs.label_engine.policy import Policy
+from common_service_libs.label_engine.policy_desk import PolicyDesk
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import (
     AliasWatch,
@@ -59,7 +63,16 @@ class Runtime:
     ) -> None:
         self.settings = settings
         self.metrics = ServiceMetrics()
-        self.policy = load_policy(settings.policy_file)
+        self._desk = PolicyDesk(
+            settings.policy_file,
+            settings.lists_file,
+            folder=settings.spool_dir / settings.service_name,
+            conninfo=None if sink else settings.decisions_conninfo(),
+            poll_seconds=settings.policy_poll_seconds,
+            metrics=self.metrics,
+        )
+        self.policy = self._desk.policy
+        self._installing = threading.RLock()  # bundles and policies come from threads of their own
         self._registry = registry or MlflowRegistry(
             settings.mlflow_tracking_uri,
             deadline=settings.registry_deadline_seconds,
@@ -149,6 +162,7 @@ class Runtime:
             others=self._roll_out(folder, bundles, conninfo),
         )
         self.watcher.restore()
+        self._desk.open(adopt=self._adopt, offer_lists=self._offer_lists)
         await self.link.open()
         self.watcher.start()
         if self.rollout is not None:
@@ -165,9 +179,33 @@ class Runtime:
         )
 
     def _install(self, folder: Path, version: ModelVersion) -> None:
-        self.decisions.swap(self.serve(folder, version))
-        if self.rollout is not None:
-            self.rollout.renew()
+        with self._installing:
+            self.decisions.swap(self.serve(folder, version))
+            if self.rollout is not None:
+                self.rollout.renew()
+
+    def _adopt(self, policy: Policy) -> None:
+        """Put a policy in service with every bundle there; raises PolicyError, and then nothing changed."""
+        with self._installing:
+            model = self.decisions.model
+            champion = None if model is None else self.with_policy(model, policy)
+            if self.rollout is not None:
+                for compiled in (self._check_fit, self.with_policy):
+                    self.rollout.recompile(partial(compiled, policy=policy))
+            self.policy = self.decisions.policy = policy
+            if champion is not None:
+                self.decisions.swap(champion)
+
+    def _check_fit(self, model: ServedModel, policy: Policy) -> ServedModel:
+        self.with_policy(model, policy)
+        return model
+
+    def with_policy(self, model: ServedModel, policy: Policy) -> ServedModel:
+        """Return the model under another policy; raises PolicyError if the two do not fit."""
+        return with_policy(model, policy, self.settings.feast_project, self.metrics)
+
+    def _offer_lists(self, lists: EntityLists) -> None:
+        self.decisions.lists = lists
 
     def _on_outcome(self, outcome: str) -> None:
         self.metrics.swaps.at(outcome).inc()
@@ -195,10 +233,12 @@ class Runtime:
         )
 
         def install_canary(bundle: Path, version: ModelVersion) -> None:
-            rollout.install_canary(bundle, self.serve(bundle, version))
+            with self._installing:
+                rollout.install_canary(bundle, self.serve(bundle, version))
 
         def install_shadow(bundle: Path, version: ModelVersion) -> None:
-            rollout.install_shadow(self.serve(bundle, version))
+            with self._installing:
+                rollout.install_shadow(self.serve(bundle, version))
 
         followed = (
             (settings.canary_alias, CANARY, install_canary, rollout.seen_canary),
@@ -229,6 +269,7 @@ class Runtime:
         if self._trial is not None:
             self._trial.give_up()
         await asyncio.to_thread(self.watcher.stop)
+        await asyncio.to_thread(self._desk.close)
         if self._trial is not None:
             self._trial.close()
         if self.rollout is not None:

@@ -153,7 +153,7 @@ class Shadow:
         if online.unavailable or record.score is None:
             self._outcomes.at("skipped").inc()
             return
-        outcome = judge(case, online, model)
+        outcome = judge(case, online, model, record.policy_inputs)
         if outcome.score is None:
             self._outcomes.at("skipped").inc()
             return
