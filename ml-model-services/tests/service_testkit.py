@@ -282,6 +282,12 @@ def replies_to(store: Mapping[bytes, Hash], commands: bytes) -> list[list[bytes 
     return replies
 
 
+_MISTAKES = {
+    "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "error": b"-LOADING Redis is loading the dataset in memory\r\n",
+}
+
+
 class FakeRedis:
     """A server on loopback that speaks enough of the Redis protocol, and misbehaves on demand."""
 
@@ -334,10 +340,8 @@ class FakeRedis:
             writer.close()
 
     def _answer(self, command: list[bytes]) -> bytes:
-        if self.mode == "garbage":
-            return b"HTTP/1.1 400 Bad Request\r\n\r\n"
-        if self.mode == "error":
-            return b"-LOADING Redis is loading the dataset in memory\r\n"
+        if self.mode in _MISTAKES:
+            return _MISTAKES[self.mode]
         match command[0]:
             case b"AUTH":
                 right = command[1:] == [(self.password or "").encode()]
@@ -350,17 +354,19 @@ class FakeRedis:
                 values = [found.get(field) for field in command[2:]]
                 parts = [b"$-1\r\n" if v is None else b"$%d\r\n%b\r\n" % (len(v), v) for v in values]
                 return b"*%d\r\n" % len(values) + b"".join(parts)
-            case b"SET":  # key, value, NX, EX, seconds
-                if command[1] in self.texts:
-                    return b"$-1\r\n"
-                self.texts[command[1]] = command[2]
-                return b"+OK\r\n"
-            case b"GET":
-                text = self.texts.get(command[1])
-                return b"$-1\r\n" if text is None else b"$%d\r\n%b\r\n" % (len(text), text)
-            case b"DEL":
-                return b":%d\r\n" % (self.texts.pop(command[1], None) is not None)
+            case b"SET" | b"GET" | b"DEL":
+                return self._text(command)
         return b"-ERR unknown command\r\n"
+
+    def _text(self, command: list[bytes]) -> bytes:
+        """SET (always with NX, the expiry is not kept), GET and DEL."""
+        key, text = command[1], self.texts.get(command[1])
+        if command[0] == b"DEL":
+            return b":%d\r\n" % (self.texts.pop(key, None) is not None)
+        if command[0] == b"SET":
+            self.texts.setdefault(key, command[2])
+            return b"+OK\r\n" if text is None else b"$-1\r\n"
+        return b"$-1\r\n" if text is None else b"$%d\r\n%b\r\n" % (len(text), text)
 
 
 # --- the other fakes ------------------------------------------------------------------------------
