@@ -28,6 +28,7 @@ from common_service_libs.errors import InvalidRequest, ModelUnavailable, Service
 from common_service_libs.hot_route import HotRoute
 from common_service_libs.json_logs import configure_logging, use_hash_key
 from common_service_libs.monitoring_middleware import REQUEST_ID, MonitoringMiddleware
+from common_service_libs.openapi_schemas import hoist_definitions
 from common_service_libs.recent_decisions import Before, DecisionPage, Limit, page_of, read_cursor
 from common_service_libs.request_body import parse_body, read_body
 from common_service_libs.resilience.server import server_of
@@ -313,6 +314,7 @@ def _document_problems(app: FastAPI) -> None:
         schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         components.update(schema.pop("$defs", {}))
         components["Problem"] = schema
+        hoist_definitions(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
