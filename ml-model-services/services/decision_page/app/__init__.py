@@ -1,0 +1,1 @@
+"""The page: decisions of the services for people, over HTTP alone."""

@@ -1,0 +1,1 @@
+"""Settings of the page, its door, and the way to the services."""

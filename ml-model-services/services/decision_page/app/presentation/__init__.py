@@ -1,0 +1,1 @@
+"""From replies to words, figures and HTML; pure."""
