@@ -379,6 +379,8 @@ class FakeRegistry:
         self.versions: dict[int, tuple[Path, str | None]] = {}
         self.name = ""
         self.champion: int | None = None
+        self.aliases: dict[str, int] = {}  # beside the champion's
+        self.tags: dict[int, dict[str, str]] = {}
         self.silent = False
         self.downloads = 0
 
@@ -390,9 +392,10 @@ class FakeRegistry:
     def by_alias(self, name: str, alias: str) -> ModelVersion | None:
         if self.silent:
             raise RegistryError("the registry does not answer")
-        if self.champion is None or name != self.name or alias != "champion":
+        number = self.champion if alias == "champion" else self.aliases.get(alias)
+        if number is None or name != self.name:
             return None
-        return ModelVersion(name, self.champion, self.versions[self.champion][1])
+        return ModelVersion(name, number, self.versions[number][1], self.tags.get(number, {}))
 
     def download(self, version: ModelVersion, folder: Path) -> None:
         if self.silent:
@@ -409,7 +412,6 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.rows: dict[str, DecisionRecord] = {}
-        self.policies: dict[str, str] = {}
         self.silent = False
         self.inserts = 0
 
@@ -440,16 +442,6 @@ class FakeStore:
             if record.service == service and (record.requested_at, record.request_id) < before
         ]
         return sorted(found, key=lambda row: (row["requested_at"], row["request_id"]), reverse=True)[:limit]
-
-    async def keep_policy(self, sha256: str, service: str, content: str) -> None:
-        if self.silent:
-            raise DecisionStoreUnavailable("the decision database does not answer")
-        self.policies.setdefault(sha256, content)
-
-    async def find_policy(self, sha256: str) -> str | None:
-        if self.silent:
-            raise DecisionStoreUnavailable("the decision database does not answer")
-        return self.policies.get(sha256)
 
     async def close(self) -> None:
         return None
