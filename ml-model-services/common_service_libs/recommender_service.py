@@ -26,6 +26,7 @@ from common_service_libs.feature_contract import FeatureContract, parse_contract
 from common_service_libs.feature_status import FeatureStatus
 from common_service_libs.feature_vector import VectorBuilder
 from common_service_libs.label_engine.engine import LabelEngine, require_fit
+from common_service_libs.label_engine.lists import EntityLists
 from common_service_libs.label_engine.policy import Policy
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import ModelVersion
@@ -101,12 +102,7 @@ def serve_recommender(
         feature_service=policy.feature_service,
         expected_sha256=version.bundle_sha256,
     )
-    require_fit(policy, bundle.contract)
-    if policy.decisions != (SHOW, HIDE):
-        raise PolicyError(f"policy {policy.name} decides {list(policy.decisions)}, not {[SHOW, HIDE]}")
-    readable = {*MOVIE_FEATURES, VIEWER_FEATURE, *bundle.model.parameters.content_features[:-2]}
-    if unknown := sorted(set(policy.inputs.features) - readable):
-        raise PolicyError(f"policy {policy.name} reads what is not known of every movie: {unknown}")
+    _require_policy(policy, bundle)
     return ServedRecommender(
         version=version.version,
         bundle=bundle,
@@ -114,6 +110,18 @@ def serve_recommender(
         vectors=VectorBuilder(history),
         engine=LabelEngine(policy, {}, lambda rule: metrics.rule_errors.at(rule).inc()),
     )
+
+
+def _require_policy(policy: Policy, bundle: RecommenderBundle) -> None:
+    """Raise PolicyError if the policy decides or reads something else than movies of this bundle."""
+    require_fit(policy, bundle.contract)
+    if policy.decisions != (SHOW, HIDE):
+        raise PolicyError(f"policy {policy.name} decides {list(policy.decisions)}, not {[SHOW, HIDE]}")
+    readable = {*MOVIE_FEATURES, VIEWER_FEATURE, *bundle.model.parameters.content_features[:-2]}
+    if unknown := sorted(set(policy.inputs.features) - readable):
+        raise PolicyError(f"policy {policy.name} reads what is not known of every movie: {unknown}")
+    if policy.velocity:
+        raise PolicyError(f"policy {policy.name} limits velocities, which are of requests, not of movies")
 
 
 def history_of(case: Case, online: OnlineFeatures | None, model: ServedModel) -> History:
@@ -138,12 +146,13 @@ def history_of(case: Case, online: OnlineFeatures | None, model: ServedModel) ->
     )
 
 
-def recommend(case: Case, history: History, model: ServedRecommender) -> Recommendation:
+def recommend(case: Case, history: History, model: ServedRecommender, lists: EntityLists) -> Recommendation:
     """Rank for a history and let the policy look at each movie, best first, until the list is full."""
     request = Request(model.bundle.model, case.request, case.as_of)
     known = len(model.bundle.model.positions(history.movies))
     engine = model.engine
     viewer = {VIEWER_FEATURE: float(known)}
+    names = engine.policy.inputs.lists
 
     def screen(movie: int, score: float, features: Mapping[str, float]) -> tuple[bool, tuple[str, ...]]:
         verdict = engine.decide(
@@ -152,6 +161,9 @@ def recommend(case: Case, history: History, model: ServedRecommender) -> Recomme
             request={**case.entity_ids, **case.request_values, "movie_id": movie},
             status={},
             degraded=history.degraded,
+            policy_inputs={
+                "lists": lists.of({**case.entity_ids, "movie_id": movie}, names, case.requested_at)
+            },
         )
         return verdict.decision == SHOW, verdict.rules_fired
 
@@ -184,7 +196,7 @@ class RecommenderService(DecisionService):
         if case.entity_ids:
             online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
         history = history_of(case, online, model)
-        outcome = recommend(case, history, model)
+        outcome = recommend(case, history, model, self.lists)
         latency_ms = (time.perf_counter() - started) * 1000
         record = self._record_of(case, request_id, model, history, outcome, latency_ms)
         await self._log.append(record)
@@ -317,6 +329,12 @@ class RecommenderRuntime(Runtime):
         return serve_recommender(
             folder, version, self.policy, self.history, self.settings.feast_project, self.metrics
         )
+
+    def with_policy(self, model: ServedModel, policy: Policy) -> ServedModel:
+        """Return the model under another policy; raises PolicyError if the two do not fit."""
+        assert isinstance(model, ServedRecommender)
+        _require_policy(policy, model.bundle)
+        return super().with_policy(model, policy)
 
 
 def load_history_contract(path: Path) -> FeatureContract:

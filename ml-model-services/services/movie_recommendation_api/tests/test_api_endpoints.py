@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from recommender_testkit import GENRES, MOVIES, arrays, model_bytes
 from service_testkit import CONTRACTS, KEY, NARROW_KEY, until
 
+from common_service_libs.label_engine.lists import NO_LISTS, EntityLists
 from common_service_libs.recommender import parse_model
 from common_service_libs.schemas import DecisionDocument, ModelDocument, Readiness
 
@@ -142,6 +144,18 @@ async def test_what_the_policy_hides_is_recorded_and_stays_hidden_in_a_replay(se
     assert explanation["reproduced"] is True
     assert [one["movie_id"] for one in explanation["movies"]] == [1001]
     assert explanation["movies"][0]["genres"] == ["drama"]
+
+
+async def test_a_withdrawn_movie_is_hidden_and_the_next_one_takes_its_place(service: Service) -> None:
+    whole = ids_of(await service.ask(viewer_id=VIEWER, k=MOVIES))
+    service.runtime.decisions.lists = EntityLists({"withdrawn_movies": {f"movie_id:{whole[1]}": math.inf}})
+    reply = await service.ask(viewer_id=VIEWER, k=4)
+    assert ids_of(reply) == [whole[0], *whole[2:5]]
+    assert reply["hidden_count"] == 1
+    assert "withdrawn" in reply["rules_fired"]
+    service.runtime.decisions.lists = NO_LISTS
+    explanation = (await service.http.post(f"/decisions/{reply['request_id']}/explain")).json()
+    assert explanation["reproduced"] is True
 
 
 # --- new movies -----------------------------------------------------------------------------------
