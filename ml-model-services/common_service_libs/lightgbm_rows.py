@@ -17,7 +17,7 @@ from common_service_libs.errors import BundleError
 
 _LIBRARIES = ("lib_lightgbm.so", "lib_lightgbm.dylib")
 _SINGLE, _DOUBLE = 0, 1
-_RAW_SCORE = 1
+_RAW_SCORE, _CONTRIBUTIONS = 1, 3
 _PARAMETERS = b"num_threads=1"
 
 
@@ -25,8 +25,8 @@ _PARAMETERS = b"num_threads=1"
 def library() -> ctypes.PyDLL | None:
     """Return LightGBM's library, None where it is not installed or cannot be loaded.
 
-    Its calls keep the interpreter's lock: they take microseconds, and getting the lock back from another thread
-    can take milliseconds.
+    Its calls keep the interpreter's lock: they take microseconds, and getting the lock back from another
+    thread can take milliseconds.
     """
     spec = importlib.util.find_spec("lightgbm")
     for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -87,6 +87,22 @@ class RowModel:
         if self._predict(*self._arguments) != 0:
             self._require(-1)
         return self._sum.value
+
+    def contributions(self, row: Sequence[float]) -> list[float]:
+        """Return the SHAP contribution of each feature and, last, the base value, in log-odds.
+
+        Takes memory of its own, and leaves the interpreter to other threads meanwhile.
+        """
+        values, length = (ctypes.c_double * len(row))(*row), ctypes.c_int64()
+        result = (ctypes.c_double * (len(row) + 1))()
+        predict = ctypes.CDLL(self._library._name).LGBM_BoosterPredictForMat  # type: ignore[union-attr]
+        self._require(
+            predict(
+                self._model, ctypes.byref(values), _DOUBLE, 1, len(row), 1, _CONTRIBUTIONS, 0, -1,
+                _PARAMETERS, ctypes.byref(length), ctypes.byref(result),
+            )
+        )  # fmt: skip
+        return list(result)
 
     def __del__(self) -> None:
         if getattr(self, "_fast", None):

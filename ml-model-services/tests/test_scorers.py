@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from service_testkit import churn_bundle
 
 from common_service_libs import scorers
 from common_service_libs.errors import BundleError
-from common_service_libs.scorers import ForestScorer, XgboostScorer, load_scorer
+from common_service_libs.scorers import ForestScorer, load_scorer
+from common_service_libs.xgboost_library import XgboostModel
 from common_service_libs.xgboost_trees import forest_of, read_ubj
 
 FEATURES = 6
@@ -67,7 +70,7 @@ def rows_at_the_edges(content: bytes, count: int = 600) -> np.ndarray:
 @pytest.mark.parametrize("tree_method", ["exact", "hist"])
 def test_the_forest_scores_as_xgboost_does_at_the_edges_of_its_splits(tree_method: str) -> None:
     content = content_of(trained(tree_method=tree_method))
-    fast, slow = load_scorer("xgboost", content, FEATURES), XgboostScorer(content, FEATURES)
+    fast, slow = load_scorer("xgboost", content, FEATURES), XgboostModel(content, FEATURES)
     assert isinstance(fast, ForestScorer)
     rows = rows_at_the_edges(content)
     with np.errstate(over="ignore"):
@@ -80,7 +83,7 @@ def test_a_threshold_moved_by_one_step_would_be_seen(monkeypatch: pytest.MonkeyP
     """The rows above are at the edges indeed: without the step to the single before, scores differ."""
     content = content_of(trained())
     monkeypatch.setattr("common_service_libs.xgboost_trees.np.nextafter", lambda values, towards: values)
-    wrong, right = load_scorer("xgboost", content, FEATURES), XgboostScorer(content, FEATURES)
+    wrong, right = load_scorer("xgboost", content, FEATURES), XgboostModel(content, FEATURES)
     monkeypatch.undo()
     with np.errstate(over="ignore"):
         rows = rows_at_the_edges(content, 100).tolist()
@@ -93,7 +96,7 @@ def test_a_threshold_moved_by_one_step_would_be_seen(monkeypatch: pytest.MonkeyP
 def test_what_the_form_cannot_say_is_left_to_xgboost(parameters: dict[str, Any]) -> None:
     content = content_of(trained(5, **parameters))
     assert forest_of(content, FEATURES) is None
-    assert isinstance(load_scorer("xgboost", content, FEATURES), XgboostScorer)
+    assert isinstance(load_scorer("xgboost", content, FEATURES), XgboostModel)
 
 
 def test_categorical_splits_are_left_to_xgboost() -> None:
@@ -107,13 +110,45 @@ def test_categorical_splits_are_left_to_xgboost() -> None:
 def test_trees_of_a_single_leaf_are_scored() -> None:
     content = content_of(trained(3, gamma=1e9))
     assert splits_of(content) == []
-    fast, slow = load_scorer("xgboost", content, FEATURES), XgboostScorer(content, FEATURES)
+    fast, slow = load_scorer("xgboost", content, FEATURES), XgboostModel(content, FEATURES)
     assert fast.score([1.0] * FEATURES) == pytest.approx(slow.score([1.0] * FEATURES), abs=1e-7)
+
+
+def test_contributions_are_those_of_the_libraries_own_packages() -> None:
+    booster = trained()
+    row = [1.5, math.nan, -0.25, 3.0, 0.0, 1e3]
+    data = np.array([row], dtype=np.float32)
+    wanted = booster.predict(xgboost.DMatrix(data, nthread=1), pred_contribs=True)[0]
+    for scorer in (
+        load_scorer("xgboost", content_of(booster), FEATURES),
+        XgboostModel(content_of(booster), 6),
+    ):
+        assert scorer.contributions(row) == [float(part) for part in wanted]
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(300, FEATURES))
+    model = lightgbm.train(
+        {"objective": "binary", "verbose": -1, "num_threads": 1},
+        lightgbm.Dataset(matrix, matrix[:, 0] > 0),
+        9,
+    )
+    found = load_scorer("lightgbm", model.model_to_string().encode(), FEATURES).contributions(row)
+    reread = lightgbm.Booster(model_str=model.model_to_string())
+    assert found == reread.predict(np.array([row]), pred_contrib=True)[0].tolist()
+
+
+def test_a_score_and_its_contributions_load_no_scipy() -> None:
+    code = (
+        "import sys; from pathlib import Path; from common_service_libs.scorers import load_scorer; "
+        "scorer = load_scorer('xgboost', sys.stdin.buffer.read(), 6); "
+        "scorer.score([0.0] * 6); scorer.contributions([0.0] * 6); "
+        "sys.exit(any(name in sys.modules for name in ('scipy', 'xgboost', 'lightgbm', 'pandas')))"
+    )
+    subprocess.run([sys.executable, "-c", code], input=content_of(trained(3)), check=True)
 
 
 def test_without_lightgbms_library_xgboost_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorers, "library", lambda: None)
-    assert isinstance(load_scorer("xgboost", content_of(trained(3)), FEATURES), XgboostScorer)
+    assert isinstance(load_scorer("xgboost", content_of(trained(3)), FEATURES), XgboostModel)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -1])
