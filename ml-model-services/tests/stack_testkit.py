@@ -122,13 +122,18 @@ def unregister(name: str) -> None:
     httpx.request("DELETE", url, json={"name": name}, timeout=10)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 class ServiceProcess:
     """A service as the stack runs it: `python -m app.main` with the settings of the environment."""
 
     def __init__(self, service: str, folder: Path, **settings: Any) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
         self._service = ROOT / "services" / service

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_testkit import free_port
+from stack_testkit import free_port
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(900)]
 
@@ -54,7 +54,11 @@ def running(image: str, spool: Path) -> Iterator[tuple[str, str]]:
     keys = spool.parent / "api_keys.json"
     keys.write_bytes(Path(os.environ["API_KEYS_FILE"]).read_bytes())
     keys.chmod(0o444)
-    passed = [name for name in os.environ if name.startswith(("REDIS_", "DECISIONS_DB_", "MLFLOW_TRACKING"))]
+    passed = [
+        name
+        for name in os.environ
+        if name.startswith(("REDIS_", "DECISIONS_DB_", "MLFLOW_TRACKING", "KAFKA_"))
+    ]
     container = docker(
         "run", "--detach", "--network", "host", "--read-only", "--cap-drop", "ALL", "--memory", "512m",
         "--pids-limit", "200", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp:size=64m",
