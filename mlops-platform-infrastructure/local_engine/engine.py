@@ -13,6 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
+SYSTEM_FOLDERS = "/usr/sbin:/sbin"
 START_SECONDS = 60
 STOP_SECONDS = 30
 ANSWER_SECONDS = 15
@@ -45,7 +46,7 @@ class Engine:
         """
         if (host := self.host) is not None:
             return host
-        daemon = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        daemon = shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{SYSTEM_FOLDERS}")
         if shutil.which("docker") is None or daemon is None:
             raise EngineError("Docker is not installed (Debian: apt-get install docker.io)")
         if os.geteuid() != 0:
