@@ -487,6 +487,7 @@ def settings_for(folder: Path, redis: FakeRedis | None = None, **changes: Any) -
         "kafka_bootstrap_servers": None,
         "feast_project": PROJECT,
         "model_poll_seconds": 0.02,
+        "rollout_check_seconds": 0.05,
         "bundle_trial_seconds": 0,  # a process more for each service; its own tests have one
         "shutdown_seconds": 0.5,
     } | changes

@@ -20,7 +20,7 @@ import msgspec
 from common_service_libs.background import forever
 from common_service_libs.decision_record import DecisionRecord, rfc3339
 from common_service_libs.decision_service import CHAMPION, Case, DecisionService, Judged, ServedModel
-from common_service_libs.errors import ArtifactError, ModelUnavailable, RequestError
+from common_service_libs.errors import ModelUnavailable, RequestError
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import ModelVersion
 from common_service_libs.online_store import OnlineFeatures
@@ -154,14 +154,12 @@ class Rollout:
     def recompile(self, compiled: Callable[[ServedModel], ServedModel]) -> None:
         """Replace canary and shadow by what `compiled` makes of them, such as the same with a new policy.
 
-        Who does not fit, an ArtifactError, takes part no longer.
+        Raises what `compiled` raises, and then nothing changed.
         """
-        if (canary := self._canary) is not None:
-            model = _compiled(CANARY, canary.model, compiled)
-            self._canary = None if model is None else replace(canary, model=model)
-        if (shadow := self.shadow.model) is not None:
-            self.shadow.model = _compiled(SHADOW, shadow, compiled)
-        self.renew()
+        canary, shadow = self._canary, self.shadow.model
+        new_canary = None if canary is None else replace(canary, model=compiled(canary.model))
+        new_shadow = None if shadow is None else compiled(shadow)
+        self._canary, self.shadow.model = new_canary, new_shadow
 
     def _is_stopped(self, canary: Canary) -> bool:
         aborted = self._notes.aborted()
@@ -398,16 +396,6 @@ def verdict_on(parts: list[Part], since: float, limits: Limits = DEFAULT_LIMITS)
         shadow_is_canary=first.shadow == first.canary,
         limits=limits,
     )
-
-
-def _compiled(
-    role: str, model: ServedModel, compiled: Callable[[ServedModel], ServedModel]
-) -> ServedModel | None:
-    try:
-        return compiled(model)
-    except ArtifactError as error:
-        logger.error("it takes part no longer", extra={"role": role, "reason": str(error)})
-        return None
 
 
 def _reference(model: ServedModel | None) -> Reference | None:

@@ -24,7 +24,7 @@ from common_service_libs.errors import BundleError, DecisionStoreUnavailable
 from common_service_libs.rollout.choice import position, salt_of
 from common_service_libs.rollout.rollout import Rollout
 from common_service_libs.rollout.shadow_store import ShadowDecision
-from common_service_libs.rollout.verdict import Limits, Verdict
+from common_service_libs.rollout.verdict import Limits
 from common_service_libs.runtime import Runtime
 
 pytestmark = pytest.mark.anyio
@@ -196,14 +196,13 @@ async def test_a_canary_that_fails_costs_nobody_a_decision_and_is_stopped_until_
     object.__setattr__(canary_model.bundle, "scorer", _Broken())
     replies = await decided(service, range(12))
     assert {(r["variant"], r["model"]["version"]) for r in replies.values()} == {("champion", 1)}
-    assert service.metric("rollout_errors_total", variant="canary") == 12
-    report = await rollout(service).check()
-    assert report is not None
-    assert report.verdict is Verdict.ABORT
+    await until(lambda: rollout(service).share == 0)  # by the service itself
+    failures = service.metric("rollout_errors_total", variant="canary")
+    assert 5 <= failures <= 12
+    await decided(service, range(5))
+    assert service.metric("rollout_errors_total", variant="canary") == failures, "it is asked no more"
     assert service.metric("rollout_aborts_total") == 1
     assert service.metric("rollout_canary_share") == 0
-    await decided(service, range(5))
-    assert service.metric("rollout_errors_total", variant="canary") == 12, "it is asked no more"
     state = (await service.http.get("/model")).json()["rollout"]
     assert (state["canary"]["state"], state["canary"]["share"]) == ("aborted", 0)
     assert "errors" in state["canary"]["reason"]
@@ -228,7 +227,6 @@ async def test_a_canary_that_alerts_far_more_often_is_stopped_by_the_service_its
     service: Service,
 ) -> None:
     rollout(service)._limits = Limits(minimum=30)
-    rollout(service)._check_seconds = 0.05
     await canary(service, "0.5", thresholds={"review": 0.0, "decline": 0.0})
     async with asyncio.timeout(20):
         customer = 0
