@@ -62,12 +62,6 @@ class RecordStore(Sink, Protocol):
     async def recent(self, service: str, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
         """Return the newest decisions before the cursor, in short."""
 
-    async def keep_policy(self, sha256: str, service: str, content: str) -> None:
-        """Keep a policy that is in service."""
-
-    async def find_policy(self, sha256: str) -> str | None:
-        """Return the text of a policy that was in service."""
-
     async def maintain(self) -> Maintained:
         """Prepare for the days to come, and drop what is too old."""
 
@@ -120,7 +114,6 @@ class DecisionLog:
         self._positions: dict[str, Position] = {}
         self._outstanding: Counter[int] = Counter()
         self._recent: OrderedDict[str, bytes] = OrderedDict()
-        self._policies: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
         self._unsynced = asyncio.Event()
         self._synced: asyncio.Future[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -150,7 +143,7 @@ class DecisionLog:
                 self._reject(payload, "not a decision record", self._to_store)
         if self.pending:
             logger.info("decisions left in the spool", extra={"records": self.pending})
-        work = [self._sync, self._keep_policies, self._maintain]
+        work = [self._sync, self._maintain]
         work += [functools.partial(self._drain, queue) for queue in self._queues]
         self._tasks = [asyncio.create_task(forever(one)) for one in work]
 
@@ -200,14 +193,6 @@ class DecisionLog:
         if (content := self._recent.get(request_id)) is not None:
             return decode(content)
         return None
-
-    def keep_policy(self, sha256: str, content: str) -> None:
-        """Bring a policy that is in service to the store, as soon as it answers."""
-        self._policies.put_nowait((sha256, content))
-
-    async def find_policy(self, sha256: str) -> str | None:
-        """Return the text of a policy that was in service; raises DecisionStoreUnavailable."""
-        return await self._lookup.find_policy(sha256)
 
     def _remember(self, request_id: str, position: Position) -> None:
         self._positions[request_id] = position
@@ -280,15 +265,6 @@ class DecisionLog:
             if segment != self._spool.active_segment or large or closing:
                 self._spool.release(segment)
                 del self._outstanding[segment]
-
-    async def _keep_policies(self) -> None:
-        while True:
-            policy = await self._policies.get()
-            try:
-                await self._store.keep_policy(policy[0], self._service, policy[1])
-            except DecisionStoreUnavailable:
-                self._policies.put_nowait(policy)
-                await asyncio.sleep(LONGEST_PAUSE_SECONDS)
 
     async def _maintain(self) -> None:
         await asyncio.sleep(FIRST_MAINTENANCE_SECONDS)

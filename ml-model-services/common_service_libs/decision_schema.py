@@ -51,8 +51,7 @@ LOCK = "select pg_advisory_xact_lock(hashtext('decisions.decision_records'))"
 STATE = """
 select (select relkind::text from pg_class where oid = to_regclass('decision_records')) as kind,
     to_regclass('decision_records_default') is not null
-        and to_regclass('decision_ids') is not null
-        and to_regclass('policies') is not null as complete,
+        and to_regclass('decision_ids') is not null as complete,
     array(select attname::text from pg_attribute
         where attrelid = to_regclass('decision_records') and attnum > 0 and not attisdropped)
         as columns
@@ -75,14 +74,7 @@ create table if not exists decision_ids (
     primary key (service, request_id)
 );
 create index if not exists decision_ids_requested_at on decision_ids using brin (requested_at);
-comment on table decision_ids is 'The key of decision_records over all its partitions.';
-create table if not exists policies (
-    sha256     text primary key,
-    service    text not null,
-    content    text not null,
-    first_seen timestamptz not null default now()
-);
-comment on table policies is 'Every policy that was in service, so that a decision can be repeated.'
+comment on table decision_ids is 'The key of decision_records over all its partitions.'
 """
 ADD_COLUMNS = "alter table decision_records " + ", ".join(
     f"add column if not exists {name} {kind} {rest}".rstrip()

@@ -13,6 +13,13 @@ from typing import Any, Protocol
 
 from common_service_libs.decision_log import DecisionLog
 from common_service_libs.decision_record import DecisionRecord, asks_the_same, rfc3339
+from common_service_libs.decision_replay import (
+    ReasonCode,
+    agrees,
+    read_reason_codes,
+    reasons,
+    replay_verdict,
+)
 from common_service_libs.errors import (
     ArtifactError,
     BundleUnavailable,
@@ -224,6 +231,8 @@ class DecisionService:
         self._running: dict[str, asyncio.Future[DecisionRecord]] = {}
         self._replays = ThreadPoolExecutor(1, "replay")  # one: a scorer reuses its row
         self._replayed: Bundle | None = None
+        self._reason_codes: Mapping[str, ReasonCode] | None = None
+        self.recorded_policy: Callable[[str], Policy | None] = lambda sha256: None
 
     @property
     def model(self) -> ServedModel | None:
@@ -405,7 +414,8 @@ class DecisionService:
         score = bundle.score(values)
         *parts, base = bundle.contributions(values)
         ranked = sorted(zip(names, values, parts, strict=True), key=lambda row: -abs(row[2]))
-        reasons = reason_of_feature()
+        by_feature = reason_of_feature()
+        verdict = self._replay_verdict(record, bundle)
         return {
             "request_id": record.request_id,
             "decision": record.decision,
@@ -417,10 +427,23 @@ class DecisionService:
             "unit": "log-odds",
             "base_value": base,
             "contributions": [
-                {"feature": name, "value": value, "contribution": part, "reason_code": reasons.get(name)}
+                {"feature": name, "value": value, "contribution": part, "reason_code": by_feature.get(name)}
                 for name, value, part in ranked
             ],
+            "reasons": None if self._reason_codes is None else reasons(names, parts, self._reason_codes),
+            "replayed_decision": None if verdict is None else verdict.decision,
+            "decision_reproduced": None if verdict is None else agrees(record, verdict),
         }
+
+    def _replay_verdict(self, record: DecisionRecord, bundle: Bundle) -> Verdict | None:
+        """Return what the policy of the record says now, None if that policy cannot be had."""
+        policy = self.policy
+        if record.policy_sha256 != policy.sha256:
+            found = self.recorded_policy(record.policy_sha256)
+            if found is None:
+                return None
+            policy = found
+        return replay_verdict(record, bundle, LabelEngine(policy, bundle.thresholds))
 
     def _bundle_of(self, record: DecisionRecord) -> Bundle:
         """Return the bundle of a decision, loaded for replays: the one in service belongs to the loop."""
@@ -434,7 +457,9 @@ class DecisionService:
                 feature_service=self.policy.feature_service,
                 expected_sha256=record.bundle_sha256,
             )
+            self._reason_codes = read_reason_codes(folder, self._replayed)
         except ArtifactError as error:
+            self._replayed = None
             raise BundleUnavailable(f"the bundle of this decision cannot be used: {error}") from None
         return self._replayed
 

@@ -58,10 +58,6 @@ SELECT = f"""
 select {_NAMES.replace("requested_at,", "to_char(requested_at at time zone 'UTC', %s) as requested_at,", 1)}
 from decisions.decision_records where service = %s and requested_at = %s and request_id = %s
 """  # noqa: S608 - constants only
-KEEP_POLICY = """
-insert into decisions.policies (sha256, service, content) values (%s, %s, %s) on conflict do nothing
-"""
-FIND_POLICY = "select content from decisions.policies where sha256 = %s"
 
 
 class _Stamp(msgspec.Struct):
@@ -131,15 +127,6 @@ class DecisionStore:
         # jsonb writes a large double without a point, which reads as a whole number; features are doubles.
         row["features"] = {k: float(v) if isinstance(v, int) else v for k, v in row["features"].items()}
         return DecisionRecord(**row)
-
-    async def keep_policy(self, sha256: str, service: str, content: str) -> None:
-        """Keep a policy that is in service, once; raises DecisionStoreUnavailable."""
-        await self._run(KEEP_POLICY, (sha256, service, content))
-
-    async def find_policy(self, sha256: str) -> str | None:
-        """Return the text of a policy that was in service; raises DecisionStoreUnavailable."""
-        _, rows = await self._run(FIND_POLICY, (sha256,))
-        return rows[0]["content"] if rows else None
 
     async def maintain(self) -> Maintained:
         """Create and drop partitions, see `decision_schema.maintain`; raises DecisionStoreUnavailable."""

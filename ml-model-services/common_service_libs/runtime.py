@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from functools import partial
 from pathlib import Path
+
+import psycopg
 
 from common_service_libs import __version__
 from common_service_libs.base_api_config import BaseApiConfig
@@ -13,8 +16,10 @@ from common_service_libs.decision_log import DecisionLog, RecordStore
 from common_service_libs.decision_service import DecisionService, ServedModel, serve, with_policy
 from common_service_libs.decision_store import DecisionStore
 from common_service_libs.decision_topic import DecisionTopic
+from common_service_libs.errors import PolicyError
 from common_service_libs.label_engine.lists import EntityLists
 from common_service_libs.label_engine.policy import Policy
+from common_service_libs.label_engine.policy_archive import policies_of
 from common_service_libs.label_engine.policy_desk import PolicyDesk
 from common_service_libs.metrics import ServiceMetrics
 from common_service_libs.model_registry import (
@@ -41,6 +46,8 @@ from common_service_libs.rollout.verdict import Limits
 from common_service_libs.spool import Spool
 
 LOOKUP_FAILURES = 3
+
+logger = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -149,6 +156,7 @@ class Runtime:
             metrics=self.metrics,
             snapshot=self.snapshot,
         )
+        self.decisions.recorded_policy = self._recorded_policy
         self.watcher = ModelWatcher(
             self._registry,
             bundles,
@@ -177,6 +185,17 @@ class Runtime:
             first_probe_seconds=first_probe_seconds,
             on_state=lambda state: gauge.set(STATE_CODES[state]),
         )
+
+    def _recorded_policy(self, sha256: str) -> Policy | None:
+        """Return a policy that was in service once, None if it cannot be had now."""
+        settings = self.settings
+        conninfo = None if self._sink else settings.decisions_conninfo()
+        folders = [settings.spool_dir / settings.service_name / "policies"]
+        try:
+            return policies_of([sha256], conninfo=conninfo, folders=folders, files=[]).get(sha256)
+        except (PolicyError, psycopg.Error, OSError) as error:
+            logger.warning("a recorded policy cannot be read", extra={"reason": str(error)})
+            return None
 
     def _install(self, folder: Path, version: ModelVersion) -> None:
         with self._installing:

@@ -100,6 +100,14 @@ class Contribution(Reply):
     reason_code: str | None
 
 
+class Reason(Reply):
+    """What raised the score: the contributions of the features behind one code, in log-odds."""
+
+    code: str
+    text: str
+    contribution: float
+
+
 class Explanation(Reply):
     """A decision replayed from its record; `base_value` and contributions add up to the score's log-odds."""
 
@@ -113,6 +121,13 @@ class Explanation(Reply):
     unit: str
     base_value: float
     contributions: list[Contribution]
+    reasons: list[Reason] | None = Field(
+        default=None, description="at most three, strongest first; null where the bundle names no codes"
+    )
+    replayed_decision: str | None = Field(default=None, description="null where the policy is not at hand")
+    decision_reproduced: bool | None = Field(
+        default=None, description="whether decision, reason codes and rules are those recorded"
+    )
 
 
 class CanaryState(Reply):

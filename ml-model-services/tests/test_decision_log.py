@@ -204,16 +204,6 @@ async def test_what_the_topic_did_not_get_before_the_end_the_next_process_sends(
     await log.close(1)
 
 
-async def test_a_policy_in_service_reaches_the_store_when_it_answers(tmp_path: Path) -> None:
-    store = FakeStore()
-    log = log_on(tmp_path, store)
-    await log.open()
-    log.keep_policy("a" * 64, "name: fraud")
-    await until(lambda: store.policies == {"a" * 64: "name: fraud"})
-    assert await log.find_policy("a" * 64) == "name: fraud"
-    await log.close(1)
-
-
 def test_the_contract_of_the_topic_names_every_field_of_a_record() -> None:
     schema = json.loads((CONTRACTS / "schemas" / "decisions.v1.schema.json").read_text())
     assert list(schema["properties"]) == list(DecisionRecord.__struct_fields__)

@@ -171,20 +171,6 @@ async def test_a_look_up_by_id_reads_one_partition() -> None:
         forget(prefix)
 
 
-async def test_a_policy_is_kept_once_and_found_by_its_hash() -> None:
-    store = DecisionStore(conninfo(), deadline=5)
-    sha256 = unique("policy")
-    try:
-        await store.keep_policy(sha256, SERVICE, "name: first")
-        await store.keep_policy(sha256, SERVICE, "name: second")
-        assert await store.find_policy(sha256) == "name: first"
-        assert await store.find_policy("unknown") is None
-    finally:
-        await store.close()
-        with psycopg.connect(conninfo()) as connection:
-            connection.execute("delete from decisions.policies where sha256 = %s", (sha256,))
-
-
 def test_the_command_maintains_and_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["maintain", "--keep-days", "0"]) == 0
     assert '"keep_days": 0' in capsys.readouterr().out

@@ -30,10 +30,6 @@ class GuardedStore:
         """Return the newest decisions before the cursor, in short."""
         return await self._guarded(self._store.recent(service, cursor, limit))
 
-    async def find_policy(self, sha256: str) -> str | None:
-        """Return the text of a policy that was in service."""
-        return await self._guarded(self._store.find_policy(sha256))
-
     async def _guarded(self, question: Coroutine[Any, Any, T]) -> T:
         if not self._breaker.allow():
             question.close()
@@ -49,10 +45,6 @@ class GuardedStore:
     async def insert(self, records: list[bytes]) -> int:
         """Take records, and return how many of them were new."""
         return await self._store.insert(records)
-
-    async def keep_policy(self, sha256: str, service: str, content: str) -> None:
-        """Keep a policy that is in service."""
-        await self._store.keep_policy(sha256, service, content)
 
     async def maintain(self) -> Maintained:
         """Prepare for the days to come, and drop what is too old."""
