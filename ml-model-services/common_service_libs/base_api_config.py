@@ -53,6 +53,7 @@ class BaseApiConfig(DecisionSettings):
     service_name: str
     service_host: str = "127.0.0.1"
     service_port: Port
+    service_workers: int = Field(default=1, ge=1, le=64, description="processes that share the port")
     api_keys_file: Path
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -101,6 +102,9 @@ class BaseApiConfig(DecisionSettings):
 
     max_body_bytes: int = Field(default=16_384, ge=256)
     body_deadline_seconds: Seconds = 5.0
+    batch_max_cases: int = Field(default=500, ge=1, le=10_000, description="in one request")
+    batch_max_body_bytes: int = Field(default=1 << 20, ge=256)
+    batch_deadline_seconds: Seconds = Field(default=1.0, description="one read of the features of a batch")
     max_nesting: int = Field(default=8, ge=1, le=64, description="levels of objects and arrays in a body")
     jwt_issuer: str | None = None
     jwt_audience: str | None = None

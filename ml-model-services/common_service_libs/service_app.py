@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -13,32 +11,33 @@ import msgspec
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common_service_libs import schemas
 from common_service_libs.auth_utils import HEADER, ApiKeys, api_key_header, bearer_token, require
 from common_service_libs.background import forever
-from common_service_libs.base_api_config import BaseApiConfig
 from common_service_libs.decision_record import rfc3339
 from common_service_libs.decision_service import ServedModel
 from common_service_libs.error_handlers import Problem, documented, install_error_handlers
-from common_service_libs.errors import InvalidRequest, ModelUnavailable, ServiceError
+from common_service_libs.errors import InvalidRequest, ModelUnavailable
 from common_service_libs.hot_route import HotRoute
-from common_service_libs.json_logs import configure_logging, use_hash_key
+from common_service_libs.json_logs import use_hash_key
 from common_service_libs.monitoring_middleware import REQUEST_ID, MonitoringMiddleware
 from common_service_libs.openapi_schemas import hoist_definitions
 from common_service_libs.recent_decisions import Before, DecisionPage, Limit, page_of, read_cursor
 from common_service_libs.request_body import parse_body, read_body
-from common_service_libs.resilience.server import server_of
 from common_service_libs.runtime import Runtime
 from common_service_libs.security.gate import Gate
 from common_service_libs.security.strict_transport import StrictTransport
+from common_service_libs.serving import run
 from common_service_libs.telemetry import TraceMiddleware, tracer_provider
+from common_service_libs.worker_metrics import WorkerMetrics
+
+__all__ = ["run"]
 
 M = TypeVar("M", bound=BaseModel)
-C = TypeVar("C", bound=BaseApiConfig)
 
 
 RequestId = Annotated[str, Path(pattern=f"^{REQUEST_ID.pattern}$")]
@@ -112,9 +111,14 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> ServiceApp:
         rotation = asyncio.create_task(forever(app.state.gate.watch))
         await runtime.open()
         app.state.gate.connect(runtime.link)
+        shared: WorkerMetrics | None = app.state.worker_metrics
+        publishing = None if shared is None else asyncio.create_task(forever(shared.keep_published))
         try:
             yield
         finally:
+            if shared is not None and publishing is not None:
+                publishing.cancel()
+                shared.publish()
             rotation.cancel()
             await runtime.close()
             if traces is not None:
@@ -132,6 +136,7 @@ def base_app(runtime: Runtime, *, title: str, description: str) -> ServiceApp:
         telemetry={"logs": False},  # they would hold what clients sent
     )
     app.state.runtime = runtime
+    app.state.worker_metrics = None
     app.state.gate = Gate(settings, ApiKeys(settings.api_keys_file), runtime.metrics)
     app.add_middleware(MonitoringMiddleware, metrics=runtime.metrics)
     install_error_handlers(app)
@@ -240,7 +245,9 @@ def add_shared_routes(app: FastAPI, scope: str, explanation: type[BaseModel] = s
 
     async def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
-        return Response(generate_latest(app.state.runtime.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        shared: WorkerMetrics | None = app.state.worker_metrics
+        text = shared.text() if shared else generate_latest(app.state.runtime.metrics.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     add = app.add_api_route
     add("/decisions", list_decisions, response_model=DecisionPage, tags=["decisions"],
@@ -318,32 +325,3 @@ def _document_problems(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def run(create_app: Callable[[C], FastAPI], config: type[C]) -> None:
-    """Serve with the settings of the environment until SIGTERM or SIGINT, and answer what is under way.
-
-    What keeps the service from starting is one line, and exit code 1.
-    """
-    try:
-        settings = config()
-        configure_logging(settings.service_name, settings.log_level)
-        app = create_app(settings)
-    except ValidationError as error:
-        wrong = ", ".join(f"{str(item['loc'][0]).upper()}: {item['msg'].lower()}" for item in error.errors())
-        sys.exit(f"cannot start, settings are missing or wrong: {wrong}")
-    except (OSError, ValueError, ServiceError) as error:
-        sys.exit(f"cannot start: {error}")
-    # uvicorn raises the signal again once everything is closed; an end that was asked for is no failure.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    runtime: Runtime = app.state.runtime
-    server_of(
-        app,
-        runtime.admission,
-        runtime.drain,
-        drain_seconds=settings.drain_seconds,
-        max_connections=settings.max_connections,
-        shutdown_seconds=settings.shutdown_seconds,
-        host=settings.service_host,
-        port=settings.service_port,
-    ).run()
