@@ -40,6 +40,11 @@ _PING_HEAD = b"*2\r\n$4\r\nPING\r\n$8\r\n"
 _EXEC = b"\r\n*1\r\n$4\r\nEXEC\r\n"
 
 
+def in_transaction(payload: bytes, nonce: bytes) -> bytes:
+    """Return encoded commands as a transaction that ends in a PING with `nonce`, eight bytes."""
+    return b"".join((_MULTI, payload, _PING_HEAD, nonce, _EXEC))
+
+
 class _Call:
     __slots__ = ("deadline", "future", "left", "nonce", "until", "width")
 
@@ -78,7 +83,7 @@ class _Connection(asyncio.Protocol):
         self._calls.append(call)
         if until < self._alarm_at:
             self._set_alarm(until)
-        self._transport.write(b"".join((_MULTI, payload, _PING_HEAD, nonce, _EXEC)))
+        self._transport.write(in_transaction(payload, nonce))
         return call.future
 
     def log_in(self, password: str) -> asyncio.Future[Any]:

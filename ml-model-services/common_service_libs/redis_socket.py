@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any, Self
 
 import hiredis
 
 from common_service_libs.errors import OnlineStoreError
-from common_service_libs.redis_link import encode_command
+from common_service_libs.redis_link import encode_command, in_transaction
 
 RECEIVE_BYTES = 1 << 18
 
@@ -16,8 +17,9 @@ RECEIVE_BYTES = 1 << 18
 class RedisSocket:
     """Sends encoded commands and waits for their replies; connects when it is first needed.
 
-    After an error the connection is given up, so that a late reply is never taken for another call's; the
-    next call connects anew. Not for use from several threads at once.
+    A call is a transaction that carries a number used once, as those of a `RedisLink` do. After an error the
+    connection is given up, so that a late reply is never taken for another call's; the next call connects
+    anew. Not for use from several threads at once.
     """
 
     def __init__(
@@ -33,12 +35,13 @@ class RedisSocket:
         """Return the `expected` replies to `payload`; error replies are exceptions among them.
 
         Raises OnlineStoreError if the server is silent for the timeout, closes the connection, refuses the
-        password, or does not speak the protocol.
+        password or all the commands, does not speak the protocol, or answers with what belongs to another
+        call.
         """
         try:
             if self._socket is None:
                 self._connect()
-            return self._exchange(payload, expected)
+            return self._transaction(payload, expected)
         except (OSError, hiredis.ProtocolError) as error:
             self.close()
             raise OnlineStoreError(
@@ -56,6 +59,15 @@ class RedisSocket:
             [reply] = self._exchange(encode_command(b"AUTH", self._password.encode()), 1)
             if reply != b"OK":
                 raise OnlineStoreError(f"the online store refuses the login: {reply}")
+
+    def _transaction(self, payload: bytes, expected: int) -> list[Any]:
+        nonce = os.urandom(8)
+        replies: Any = self._exchange(in_transaction(payload, nonce), expected + 3)[-1]
+        if isinstance(replies, hiredis.ReplyError):
+            raise OnlineStoreError(f"the online store answers with an error: {replies}")
+        if type(replies) is not list or len(replies) != expected + 1 or replies.pop() != nonce:
+            raise OnlineStoreError("the online store does not answer: the reply to another call")
+        return replies
 
     def _exchange(self, payload: bytes, expected: int) -> list[Any]:
         assert self._socket is not None
