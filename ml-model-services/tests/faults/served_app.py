@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import msgspec
 import uvicorn
 from service_testkit import (
     CUSTOMER,
@@ -37,6 +38,8 @@ from service_testkit import (
     settings_for,
 )
 
+from common_service_libs.decision_record import decode
+
 ROOT = Path(__file__).resolve().parents[2]
 VIEWER = 42
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,7 +51,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "customer_churn_api": ("/predict", {"subscriber_id": SUBSCRIBER}),
-    "movie_recommendation_api": ("/recommend", {"viewer_id": VIEWER, "count": 5}),
+    "movie_recommendation_api": ("/recommend", {"viewer_id": VIEWER, "k": 5}),
 }  # fmt: skip
 SCOPES = {
     "fraud_detection_api": "fraud",
@@ -58,10 +61,18 @@ SCOPES = {
 
 
 class BoundedStore(FakeStore):
-    """A store that forgets, so that its memory says nothing about the service's."""
+    """A store that forgets, so that its memory says nothing about the service's.
+
+    Beside the first decision it holds another service's, with the id `of-another-service`.
+    """
 
     async def insert(self, records: list[bytes]) -> int:
         inserted = await super().insert(records)
+        if "of-another-service" not in self.rows:
+            first = decode(records[0])
+            self.rows["of-another-service"] = msgspec.structs.replace(
+                first, request_id="of-another-service", service="another_service"
+            )
         for request_id in list(self.rows)[:-2000]:
             del self.rows[request_id]
         return inserted
