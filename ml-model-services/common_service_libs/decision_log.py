@@ -113,6 +113,7 @@ class DecisionLog:
             self._queues.append(_Queue("topic", topic, metrics.topic_flushes, metrics.topic_flushed))
         self._positions: dict[str, Position] = {}
         self._outstanding: Counter[int] = Counter()
+        self._tight = False
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._unsynced = asyncio.Event()
         self._synced: asyncio.Future[None] | None = None
@@ -169,7 +170,16 @@ class DecisionLog:
 
         If the disk failed only after the record was written, it may still be recorded: a repeat finds it.
         """
-        self._remember(record.request_id, self._spool.append(encode(record)))
+        content = encode(record)
+        try:
+            position = self._spool.append(content)
+        except SpoolUnavailable:
+            # The disk may be full of what every sink has by now.
+            self._tight = True
+            if not self._release_done():
+                raise
+            position = self._spool.append(content)
+        self._remember(record.request_id, position)
         self._unsynced.set()
         if self._always:
             await self._next_sync()
@@ -258,13 +268,19 @@ class DecisionLog:
         with self._rejected_file.open("ab") as file:
             file.write(payload + b"\n")
 
-    def _release_done(self, *, closing: bool = False) -> None:
-        """Give up the segments that every sink has; emptying the active one costs milliseconds."""
+    def _release_done(self, *, closing: bool = False) -> bool:
+        """Give up the segments that every sink has, and return whether there were any.
+
+        The active one is emptied only where that matters, as it costs milliseconds.
+        """
+        released = False
         for segment in [segment for segment, count in self._outstanding.items() if count <= 0]:
-            large = self._spool.size_bytes > EMPTY_ACTIVE_ABOVE_BYTES or self._spool.full
+            large = self._spool.size_bytes > EMPTY_ACTIVE_ABOVE_BYTES or self._spool.full or self._tight
             if segment != self._spool.active_segment or large or closing:
                 self._spool.release(segment)
                 del self._outstanding[segment]
+                released, self._tight = True, False
+        return released
 
     async def _maintain(self) -> None:
         await asyncio.sleep(FIRST_MAINTENANCE_SECONDS)

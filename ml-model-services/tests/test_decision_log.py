@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,35 @@ async def test_a_full_spool_refuses_until_the_store_is_back(tmp_path: Path) -> N
     await log.append(record("after"))
     await until(lambda: "after" in store.rows)
     assert len(store.rows) == acknowledged + 1
+    await log.close(1)
+
+
+async def test_a_full_disk_is_relieved_of_what_every_sink_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, topic = FakeStore(), FakeTopic()
+    log = log_on(tmp_path, store, topic=topic)
+    await log.open()
+    for i in range(3):
+        await log.append(record(str(i)))
+    await until(lambda: log.pending == 0)
+    real, room = os.write, 2000
+
+    def write(descriptor: int, content: bytes) -> int:
+        if os.fstat(descriptor).st_size + len(content) > room:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", write)
+    store.silent = topic.silent = True
+    await log.append(record("3"))
+    with pytest.raises(SpoolUnavailable, match="No space left"):
+        await asyncio.gather(*(log.append(record(str(i))) for i in range(4, 9)))
+    topic.silent = store.silent = False
+    await until(lambda: log.pending == 0)
+    await log.append(record("after"))
+    await until(lambda: "after" in store.rows)
+    monkeypatch.undo()
     await log.close(1)
 
 
