@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from app.business_logic.churn_processing import to_reply
+from app.business_logic.churn_processing import to_case, to_reply
 from app.core.config import ChurnApiConfig
 from app.core.model_handler import ModelHandler
 from app.dependencies import SCOPE
 from app.schemas import ChurnReply, ChurnRequest
 from common_service_libs.hot_route import HotRoute
+from common_service_libs.predict_batch import add_batch_route
 from common_service_libs.runtime import Runtime
 from common_service_libs.service_app import add_hot_route, add_shared_routes, base_app, run
 
@@ -25,6 +26,9 @@ def create_app(settings: ChurnApiConfig, runtime: Runtime | None = None) -> Fast
         body=ChurnRequest, decide=ModelHandler(runtime).predict, reply=to_reply,
     )  # fmt: skip
     add_hot_route(app, hot, request_schema=ChurnRequest.model_json_schema(), reply=ChurnReply)
+    add_batch_route(
+        app, runtime, scope=f"{SCOPE}:predict", body=ChurnRequest, to_case=to_case, reply=to_reply
+    )
     add_shared_routes(app, SCOPE)
     return app
 
