@@ -1,4 +1,4 @@
-"""A dozen swaps under load with every kind of corrupt bundle among them; the full run is `make fault-test`."""
+"""A dozen swaps under load with every kind of corrupt bundle among them; `make fault-test` has all."""
 
 from __future__ import annotations
 
