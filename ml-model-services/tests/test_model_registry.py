@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from service_testkit import FakeRegistry, fraud_bundle
 
 from common_service_libs.errors import BundleError, BundleUnavailable, RegistryError
 from common_service_libs.model_registry import (
+    AliasWatch,
     BundleCache,
     LastGood,
     MlflowRegistry,
@@ -25,7 +28,7 @@ NAME = "fraud-detection-model"
 class Watched:
     """A watcher with everything it did written down."""
 
-    def __init__(self, tmp_path: Path, registry: FakeRegistry) -> None:
+    def __init__(self, tmp_path: Path, registry: FakeRegistry, trial: Any = None) -> None:
         self.installed: list[int] = []
         self.outcomes: list[str] = []
         self.cache = BundleCache(tmp_path / "bundles", registry)
@@ -39,6 +42,7 @@ class Watched:
             poll_seconds=0.01,
             install=self._install,
             on_outcome=self.outcomes.append,
+            trial=trial,
         )
 
     def _install(self, folder: Path, version: ModelVersion) -> None:
@@ -197,12 +201,17 @@ class _Answers(http.server.BaseHTTPRequestHandler):
     status = 200
     body = b""
     seen: str = ""
+    sent: bytes = b""
 
     def do_GET(self) -> None:
         type(self).seen = f"{self.path} {self.headers.get('Authorization', '')}".strip()
         self.send_response(self.status)
         self.end_headers()
         self.wfile.write(self.body)
+
+    def do_POST(self) -> None:
+        type(self).sent = self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
 
     def log_message(self, *args: object) -> None:
         return None
@@ -271,3 +280,125 @@ def test_a_registry_that_is_away_or_no_server_at_all_is_an_error() -> None:
         MlflowRegistry("http://127.0.0.1:9", deadline=0.2, download_deadline=1).by_alias(NAME, "champion")
     with pytest.raises(RegistryError, match="http or https"):
         MlflowRegistry("sqlite:///x.db", deadline=1, download_deadline=1)
+
+
+def test_a_tag_that_names_another_versions_bundle_is_refused_although_that_bundle_is_here(
+    tmp_path: Path, registry: FakeRegistry
+) -> None:
+    watched = Watched(tmp_path, registry)
+    watched.watcher.poll()
+    fraud_bundle(tmp_path / "b2", seed=2)
+    registry.add(NAME, 2, tmp_path / "b2", registry.versions[1][1])
+    watched.watcher.poll()
+    assert watched.installed == [1]
+    assert watched.outcomes == ["installed", "refused"]
+
+
+def test_what_cannot_be_read_as_files_or_is_too_large_is_refused_before_it_is_read(
+    tmp_path: Path, registry: FakeRegistry
+) -> None:
+    version = ModelVersion(NAME, 1, registry.versions[1][1])
+    size = sum(path.stat().st_size for path in registry.versions[1][0].iterdir())
+    BundleCache(tmp_path / "enough", registry, max_bytes=size).obtain(version)
+    with pytest.raises(BundleError, match="this service reads"):
+        BundleCache(tmp_path / "small", registry, max_bytes=size - 1).obtain(version)
+    sha256 = fraud_bundle(tmp_path / "fifo", seed=2)
+    (tmp_path / "fifo" / "golden.json").unlink()
+    os.mkfifo(tmp_path / "fifo" / "golden.json")
+
+    def linked(version: ModelVersion, folder: Path) -> None:
+        (folder / "bundle").symlink_to(tmp_path / "fifo", target_is_directory=True)
+
+    registry.download = linked  # type: ignore[method-assign]
+    with pytest.raises(BundleError, match="is not a file"):
+        BundleCache(tmp_path / "bundles", registry).obtain(ModelVersion(NAME, 2, sha256))
+
+
+def test_a_new_bundle_is_tried_once_and_one_that_fails_its_trial_is_never_loaded(
+    tmp_path: Path, registry: FakeRegistry
+) -> None:
+    tried: list[int] = []
+
+    def trial(folder: Path, version: ModelVersion) -> None:
+        tried.append(version.version)
+        if version.version == 2:
+            raise BundleError("it ended its process")
+
+    watched = Watched(tmp_path, registry, trial=trial)
+    watched.watcher.poll()
+    registry.add(NAME, 2, tmp_path / "b2", fraud_bundle(tmp_path / "b2", seed=2))
+    watched.watcher.poll()
+    watched.watcher.poll()
+    registry.add(NAME, 3, tmp_path / "b3", fraud_bundle(tmp_path / "b3", seed=3))
+    watched.watcher.poll()
+    registry.champion = 1
+    watched.watcher.poll()
+    assert tried == [1, 2, 3], "what was in service before needs no trial"
+    assert watched.installed == [1, 3, 1]
+    Watched(tmp_path, registry, trial=trial).watcher.restore()
+    assert tried == [1, 2, 3]
+
+
+def test_an_unforeseen_error_of_a_bundle_is_a_refusal_too(tmp_path: Path, registry: FakeRegistry) -> None:
+    watched = Watched(tmp_path, registry)
+    watched.watcher.poll()
+
+    def fail(folder: Path, version: ModelVersion) -> None:
+        raise ZeroDivisionError
+
+    watched.watcher._install = fail
+    registry.add(NAME, 2, tmp_path / "b2", fraud_bundle(tmp_path / "b2", seed=2))
+    watched.watcher.poll()
+    watched.watcher.poll()
+    assert watched.outcomes == ["installed", "refused"]
+    again = Watched(tmp_path, registry)
+    again.watcher._install = fail
+    again.watcher.restore()
+    assert again.outcomes == ["refused"], "the service starts all the same"
+
+
+def test_another_alias_is_followed_with_its_tags_and_its_end_is_told(
+    tmp_path: Path, registry: FakeRegistry
+) -> None:
+    installed: list[int] = []
+    seen: list[str | None] = []
+    cache = BundleCache(tmp_path / "bundles", registry)
+    canary = AliasWatch(
+        registry, cache, LastGood(tmp_path / "last_canary.json"), name=NAME, alias="canary",
+        install=lambda folder, version: installed.append(version.version),
+        on_outcome=lambda outcome: None,
+        seen=lambda version: seen.append(version and version.tags.get("canary_share")),
+    )  # fmt: skip
+    canary.poll()
+    registry.aliases["canary"] = 1
+    registry.tags[1] = {"canary_share": "0.1"}
+    canary.poll()
+    registry.tags[1] = {"canary_share": "0.2"}
+    canary.poll()
+    registry.silent = True
+    canary.poll()
+    registry.silent = False
+    del registry.aliases["canary"]
+    canary.poll()
+    registry.aliases["canary"] = 1
+    canary.poll()
+    assert installed == [1, 1]
+    assert seen == [None, "0.1", "0.2", None, "0.2"], "a silent registry says nothing"
+    noted = LastGood(tmp_path / "last_canary.json").read()
+    assert noted is not None
+    assert noted.tags == {"canary_share": "0.2"}
+
+
+def test_a_tag_is_written_through_the_rest_interface(
+    answers: tuple[type[_Answers], MlflowRegistry],
+) -> None:
+    handler, registry = answers
+    handler.body = b"{}"
+    registry.set_tag(ModelVersion(NAME, 7, None), "canary_share", "0.05")
+    assert handler.seen == "/api/2.0/mlflow/model-versions/set-tag"
+    assert json.loads(handler.sent) == {
+        "name": NAME, "version": "7", "key": "canary_share", "value": "0.05",
+    }  # fmt: skip
+    handler.status = 404
+    with pytest.raises(RegistryError, match="no such"):
+        registry.set_tag(ModelVersion(NAME, 8, None), "canary_share", "0.05")
