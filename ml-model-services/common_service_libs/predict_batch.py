@@ -382,7 +382,7 @@ def add_batch_route(
 ) -> None:
     """Add `POST /predict/batch` for bodies of one kind; a key needs the scope of `/predict`."""
     most = runtime.settings.batch_max_cases
-    ids = {"type": "array", "items": {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"}}
+    ids = {"type": ["array", "null"], "items": {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"}}
     schema = {
         "type": "object",
         "additionalProperties": False,

@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, Path, Request
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common_service_libs import schemas
@@ -251,18 +251,18 @@ def add_shared_routes(app: FastAPI, scope: str, explanation: type[BaseModel] = s
 
     add = app.add_api_route
     add("/decisions", list_decisions, response_model=DecisionPage, tags=["decisions"],
-        dependencies=[read], responses=documented(401, 403, 429, 422, 503))  # fmt: skip
+        dependencies=[read], responses=documented(401, 403, 422, 429, 503))  # fmt: skip
     add("/decisions/{request_id}", get_decision, response_model=schemas.DecisionDocument, tags=["decisions"],
-        dependencies=[read], responses=documented(401, 403, 429, 404, 503))  # fmt: skip
+        dependencies=[read], responses=documented(401, 403, 404, 422, 429, 503))  # fmt: skip
     add("/decisions/{request_id}/explain", explain_decision, methods=["POST"], tags=["decisions"],
         response_model=explanation, dependencies=[read],
-        responses=documented(401, 403, 429, 404, 409, 503))  # fmt: skip
+        responses=documented(401, 403, 404, 409, 422, 429, 503))  # fmt: skip
     add("/model", get_model, response_model=schemas.ModelDocument, tags=["model"], dependencies=[model_read],
         responses=documented(401, 403, 429, 503))  # fmt: skip
     add("/livez", livez, tags=["operation"])
     add("/readyz", readyz, response_model=schemas.Readiness, tags=["operation"],
         responses={503: {"model": schemas.Readiness, "description": "Not ready"}})  # fmt: skip
-    add("/metrics", metrics, tags=["operation"])
+    add("/metrics", metrics, tags=["operation"], response_class=PlainTextResponse)
 
 
 def _model_reference(model: ServedModel) -> dict[str, Any]:

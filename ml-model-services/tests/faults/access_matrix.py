@@ -245,6 +245,8 @@ def matrix(service: str, folder: Path) -> dict[str, Any]:
 
 
 def _body_of(service: str, path: str) -> dict[str, Any]:
+    if path == "/predict/batch":
+        return {"cases": [BODIES[service][1]]}
     return {"viewer_id": VIEWER} if path == "/recommend_new_movies" else BODIES[service][1]
 
 
