@@ -1,4 +1,4 @@
-"""Closed-loop HTTP clients on raw sockets, in a process of their own; any server that answers JSON is measured alike.
+"""Closed-loop HTTP clients on raw sockets, in a process of their own; all servers are measured alike.
 
 Each client sends its next request when the whole reply to the last one is there. One client uses a blocking
 socket, several share an epoll loop. Run by `bench_serving`; by hand:
