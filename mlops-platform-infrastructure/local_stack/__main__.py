@@ -93,7 +93,8 @@ def up(instance: Instance, apis: bool) -> int:
     with locked(instance.lock_file):
         supervisor = configure(instance)
         say(f"starting the stack in {instance.state_dir}")
-        supervisor.up([name for name, service in supervisor.services.items() if apis or not service.optional])
+        services = supervisor.services.items()
+        supervisor.up([name for name, one in services if one.available and (apis or not one.optional)])
     say(f"up in {time.monotonic() - began:.1f} s; settings: {instance.env_file}")
     return 0
 

@@ -42,7 +42,15 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "demo_api_key": _password,
 }
 
-DEMO_SCOPES = ("fraud:predict", "fraud:read", "churn:predict", "churn:read", "model:read")
+DEMO_SCOPES = (
+    "fraud:predict",
+    "fraud:read",
+    "churn:predict",
+    "churn:read",
+    "recommendation:predict",
+    "recommendation:read",
+    "model:read",
+)
 
 
 def load_or_create(path: Path) -> dict[str, str]:

@@ -29,6 +29,8 @@ DEFAULT_PORTS: dict[str, int] = {
     "schema_registry": 8081,
     "fraud_api": 8001,
     "churn_api": 8002,
+    "recommendation_api": 8003,
+    "decision_page": 7860,
 }
 # Below the ranges from which Linux (32768+) and macOS (49152+) take ports for outgoing connections.
 SEARCH_RANGE = range(20000, 32000)

@@ -24,6 +24,12 @@ def _nothing() -> None:
 # Unlike /health, this answers only when the database does.
 MLFLOW_QUERY = "/api/2.0/mlflow/experiments/search?max_results=1"
 
+API_FOLDERS = {
+    "fraud": "fraud_detection_api",
+    "churn": "customer_churn_api",
+    "recommendation": "movie_recommendation_api",
+}
+
 
 @dataclass(frozen=True)
 class Service:
@@ -46,6 +52,7 @@ class Service:
     address: str = ""
     ready_url: str = ""
     optional: bool = False
+    available: bool = True
     program: str = ""
     program_cwd: Path | None = None
     fingerprint: str = ""
@@ -63,7 +70,8 @@ def table(
         _broker(instance, ports, secrets),
         _mlflow(instance, ports, secrets),
         _schema_registry(instance, ports, settings),
-        *(_api(instance, ports, settings, name) for name in ("fraud", "churn")),
+        *(_api(instance, ports, settings, name) for name in API_FOLDERS),
+        _page(instance, ports, settings),
     ]
     return {service.name: service for service in services}
 
@@ -283,7 +291,7 @@ def _schema_registry(instance: Instance, ports: Mapping[str, int], settings: Map
 
 def _api(instance: Instance, ports: Mapping[str, int], settings: Mapping[str, str], name: str) -> Service:
     root = REPO_DIR / "ml-model-services"
-    folder = {"fraud": "fraud_detection_api", "churn": "customer_churn_api"}[name]
+    folder = API_FOLDERS[name]
     port = ports[f"{name}_api"]
     url = f"http://127.0.0.1:{port}"
     return Service(
@@ -303,4 +311,27 @@ def _api(instance: Instance, ports: Mapping[str, int], settings: Mapping[str, st
         address=url,
         ready_url=f"{url}/readyz",
         optional=True,
+    )
+
+
+def _page(instance: Instance, ports: Mapping[str, int], settings: Mapping[str, str]) -> Service:
+    root = REPO_DIR / "ml-model-services"
+    folder = root / "services" / "decision_page"
+    environment = instance.local_dir / "venvs" / "ml-model-services"
+    port = ports["decision_page"]
+    url = f"http://127.0.0.1:{port}"
+    return Service(
+        name="decision-page",
+        title="Decision page",
+        port=port,
+        ports=("decision_page",),
+        command=lambda: [str(environment / "bin" / "python"), "-m", "app.main"],
+        check=functools.partial(health.http_ok, f"{url}/livez"),
+        cwd=folder,
+        env={**settings, "PYTHONPATH": str(root), "PAGE_HOST": "127.0.0.1", "PAGE_PORT": str(port)},
+        address=url,
+        optional=True,
+        # An environment without the page's own packages serves the APIs all the same.
+        available=(folder / "app" / "main.py").exists()
+        and any(environment.glob("lib/python*/site-packages/gradio")),
     )

@@ -40,6 +40,8 @@ def build(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, st
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports['mlflow']}",
         "FRAUD_API_URL": f"http://127.0.0.1:{ports['fraud_api']}",
         "CHURN_API_URL": f"http://127.0.0.1:{ports['churn_api']}",
+        "RECOMMENDATION_API_URL": f"http://127.0.0.1:{ports['recommendation_api']}",
+        "DECISION_PAGE_URL": f"http://127.0.0.1:{ports['decision_page']}",
         "API_KEYS_FILE": str(instance.state_dir / "api_keys.json"),
         "DEMO_API_KEY": secrets["demo_api_key"],
         "AIRFLOW_HOME": str(airflow_home),

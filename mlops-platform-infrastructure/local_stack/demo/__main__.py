@@ -111,9 +111,10 @@ class Demo:
             health.wait_http(f"{address}/readyz", READY_SECONDS, f"{name} API is not ready")
 
     def ask(self) -> list[dict[str, Any]]:
-        """Send real requests to both services; returns them with their decisions."""
+        """Send real requests to all services; returns them with their decisions."""
         chosen = requests.pick_transactions(self.landing, self.last_day, self.today, frauds=2, good=6)
         chosen += requests.pick_subscribers(6, subscribers=7043)
+        chosen.append(requests.pick_viewer(42, movies=5))
         addresses = self._addresses()
         return [requests.send(one, addresses[one.service], self.env["DEMO_API_KEY"]) for one in chosen]
 
@@ -125,7 +126,7 @@ class Demo:
         return freshness.show(like, self.env, lambda: self.run_dags(STREAM_DAG, report="demo-stream.json"))
 
     def _addresses(self) -> dict[str, str]:
-        return {"fraud": self.env["FRAUD_API_URL"], "churn": self.env["CHURN_API_URL"]}
+        return {name: self.env[f"{name.upper()}_API_URL"] for name in ("fraud", "churn", "recommendation")}
 
     def _other_dataset(self) -> bool:
         landed = json.loads((self.landing / "dataset.json").read_text())["dataset_id"]

@@ -1,4 +1,4 @@
-"""Real requests for the APIs: known frauds, known good transactions, strangers and subscribers."""
+"""Real requests for the APIs: known frauds, known good transactions, strangers, subscribers, a viewer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ TIMEOUT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class ApiRequest:
-    """One call: which service, what is known about it, and the body to send."""
+    """One call: which service, what is known about it, the body to send, and by which route."""
 
     service: str
     known_as: str
     body: dict[str, Any]
+    route: str = "predict"
 
 
 class ApiError(Exception):
@@ -70,6 +71,11 @@ def pick_subscribers(count: int, subscribers: int) -> list[ApiRequest]:
     ]
 
 
+def pick_viewer(viewer: int, movies: int) -> ApiRequest:
+    """Return the request for a viewer's list of `movies`."""
+    return ApiRequest("recommendation", "viewer", {"viewer_id": viewer, "k": movies}, "recommend")
+
+
 def spread(rows: Sequence[Any], count: int) -> list[Any]:
     """Return `count` members of `rows` at equal distances (all of them when there are fewer).
 
@@ -86,7 +92,7 @@ def send(request: ApiRequest, address: str, key: str) -> dict[str, Any]:
 
     Raises ApiError with the API's own words when it refuses or does not answer.
     """
-    reply = call(f"{address}/predict", key, request.body)
+    reply = call(f"{address}/{request.route}", key, request.body)
     explanation = call(f"{address}/decisions/{reply['request_id']}/explain", key, {})
     return {
         "service": request.service,
@@ -96,6 +102,7 @@ def send(request: ApiRequest, address: str, key: str) -> dict[str, Any]:
         "degraded": reply["degraded"],
         "feature_status": reply["feature_status"],
         "explanation": explanation,
+        **({"movies": reply["movies"]} if "movies" in reply else {}),
     }
 
 

@@ -32,7 +32,13 @@ METRICS = {
 FRAUD_MODEL = "fraud-detection-model"
 CHURN_MODEL = "churn-prediction-model"
 RECOMMENDATION_MODEL = "movie-recommendation-model"
-ADDRESSES = {"fraud API": "FRAUD_API_URL", "churn API": "CHURN_API_URL", "MLflow": "MLFLOW_TRACKING_URI"}
+ADDRESSES = {
+    "fraud API": "FRAUD_API_URL",
+    "churn API": "CHURN_API_URL",
+    "movies API": "RECOMMENDATION_API_URL",
+    "page": "DECISION_PAGE_URL",
+    "MLflow": "MLFLOW_TRACKING_URI",
+}
 
 
 class MissingReportError(Exception):

@@ -209,6 +209,22 @@ def test_every_decision_has_exactly_one_record(demo, env):
         assert one["explanation"]["replayed_score"] == pytest.approx(one["score"], abs=1e-9)
 
 
+def test_the_movies_of_the_service_are_those_of_the_batch(demo, env):
+    (asked,) = [one for one in demo["decisions"] if one["service"] == "recommendation"]
+    viewer, movies = asked["request"]["viewer_id"], [movie["movie_id"] for movie in asked["movies"]]
+    picked = query(
+        env,
+        "DECISIONS_DB",
+        "select movie_id, score from scoring.batch_recommendations"
+        f" where viewer_id = {viewer} order by data_date desc, rank limit {len(movies)}",
+    )
+    assert [row["movie_id"] for row in picked] == movies
+    assert [row["score"] for row in picked] == pytest.approx(
+        [movie["score"] for movie in asked["movies"]], abs=1e-4
+    )
+    assert all(movie["because_of"] for movie in asked["explanation"]["movies"])
+
+
 def test_large_amounts_score_above_genuine_ones(demo):
     fraud = [one for one in demo["decisions"] if one["service"] == "fraud"]
     large = [one["score"] for one in fraud if one["known_as"] == "fraud: amount over 220"]

@@ -115,6 +115,8 @@ def test_status_of_a_configured_instance_shows_every_service_stopped(
         "schema-registry",
         "fraud-api",
         "churn-api",
+        "recommendation-api",
+        "decision-page",
     } == set(states)
 
 

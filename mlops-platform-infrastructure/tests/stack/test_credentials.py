@@ -45,4 +45,4 @@ def test_the_key_file_of_the_services_holds_hashes_only() -> None:
     (entry,) = json.loads(document)
     assert entry["sha256"] == hashlib.sha256(b"the-demo-key").hexdigest()
     assert set(entry) == {"name", "sha256", "scopes"}
-    assert {"fraud:predict", "churn:predict"} <= set(entry["scopes"])
+    assert {"fraud:predict", "churn:predict", "recommendation:predict"} <= set(entry["scopes"])

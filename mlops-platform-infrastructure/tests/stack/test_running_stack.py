@@ -109,7 +109,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def test_every_server_runs_and_the_services_wait_to_be_asked_for(stack: Stack) -> None:
     states = {name: entry["state"] for name, entry in stack.states().items()}
     assert {name for name, state in states.items() if state == "running"} == SERVERS
-    assert states["fraud-api"] == states["churn-api"] == "stopped"
+    asked_for = ("fraud-api", "churn-api", "recommendation-api", "decision-page")
+    assert {states[name] for name in asked_for} == {"stopped"}
 
 
 def test_nothing_listens_outside_the_loopback(stack: Stack) -> None:
@@ -121,7 +122,7 @@ def test_nothing_listens_outside_the_loopback(stack: Stack) -> None:
     ]
     assert {address.ip for address in heard} == {"127.0.0.1"}
     chosen = json.loads((stack.instance.state_dir / "ports.json").read_text())
-    apis = {chosen["fraud_api"], chosen["churn_api"]}
+    apis = {chosen[name] for name in ("fraud_api", "churn_api", "recommendation_api", "decision_page")}
     assert {address.port for address in heard} == set(chosen.values()) - apis
 
 
