@@ -27,6 +27,7 @@ class DecisionSettings(BaseSettings):
     decisions_db_password: SecretStr
     mlflow_tracking_uri: str
     spool_dir: Path
+    lists_file: Path | None = Field(default=None, description="block and allow lists: YAML, JSON or CSV")
     registry_deadline_seconds: Seconds = Field(default=5.0, description="one question to the registry")
     download_deadline_seconds: Seconds = Field(default=120.0, description="fetching one bundle")
     decisions_retention_days: int = Field(default=0, ge=0, description="older decisions are dropped; 0: none")
@@ -65,7 +66,6 @@ class BaseApiConfig(DecisionSettings):
     model_name: str
     model_alias: str = "champion"
     policy_file: Path
-    lists_file: Path | None = Field(default=None, description="block and allow lists: YAML, JSON or CSV")
     policy_poll_seconds: Seconds = Field(default=5.0, description="how often policy and lists are looked at")
     model_poll_seconds: Seconds = 5.0
     bundle_max_bytes: int = Field(default=512 << 20, ge=1 << 10, description="a larger bundle is refused")

@@ -3,7 +3,8 @@
 `python -m common_service_libs.batch_door --service fraud_detection_api --date 2026-01-31` reads
 `scoring.batch_scores` of the day and replaces the day in `decisions.batch_decisions`, in one transaction:
 a rerun gives the same rows. A batch score was computed from the offline store, which is whole, so every view
-counts as present and nothing as degraded.
+counts as present and nothing as degraded. Lists count as of the midnight at which the day begins; velocities,
+which are of requests, are null.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from common_service_libs.base_api_config import DecisionSettings
 from common_service_libs.errors import ServiceError
 from common_service_libs.feature_status import FeatureStatus
 from common_service_libs.label_engine.engine import LabelEngine, Verdict
+from common_service_libs.label_engine.lists import NO_LISTS, EntityLists, load_lists
 from common_service_libs.label_engine.policy import Policy, find_policy, load_policy
 from common_service_libs.model_registry import BundleCache, MlflowRegistry
 from common_service_libs.release_bundle import read_thresholds
@@ -78,14 +80,19 @@ class BatchScore:
     score: float
 
 
-def decide(row: BatchScore, engine: LabelEngine) -> Verdict:
-    """Return the verdict on one batch score, as the service gives it on the same vector."""
+def decide(row: BatchScore, engine: LabelEngine, lists: EntityLists = NO_LISTS, at: float = 0.0) -> Verdict:
+    """Return the verdict on one batch score, as the service gives it on the same vector.
+
+    `lists` count as of `at`, in seconds since the epoch.
+    """
+    on = lists.of(row.entity_ids, engine.policy.inputs.lists, at)
     return engine.decide(
         score=row.score,
         features=_floats(row.features),
         request={**row.entity_ids, **_floats(row.request)},
         status=dict.fromkeys(engine.policy.inputs.status, FeatureStatus.PRESENT.value),
         degraded=False,
+        policy_inputs={"lists": on, "velocity": {}},
     )
 
 
@@ -97,11 +104,13 @@ def _floats(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def decide_day(conninfo: str, policy: Policy, day: date, bundles: BundleCache) -> Counter[str]:
+def decide_day(
+    conninfo: str, policy: Policy, day: date, bundles: BundleCache, lists: EntityLists = NO_LISTS
+) -> Counter[str]:
     """Replace the decisions of a day and return how many there are of each; raises NoScores."""
     engines: dict[str, LabelEngine] = {}
     counts: Counter[str] = Counter()
-    now = datetime.now(UTC)
+    now, at = datetime.now(UTC), datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
     with psycopg.connect(conninfo) as connection:  # commits at the end, rolls back on an error
         connection.execute(DDL)
         connection.execute(DELETE, (policy.model, day))
@@ -109,7 +118,7 @@ def decide_day(conninfo: str, policy: Policy, day: date, bundles: BundleCache) -
             for row in _scores(conninfo, policy.model, day):
                 if row.bundle_sha256 not in engines:
                     engines[row.bundle_sha256] = _engine(policy, row, bundles)
-                verdict = decide(row, engines[row.bundle_sha256])
+                verdict = decide(row, engines[row.bundle_sha256], lists, at)
                 counts[verdict.decision] += 1
                 copy.write_row(
                     (
@@ -152,7 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
             download_deadline=settings.download_deadline_seconds,
         )
         bundles = BundleCache(settings.spool_dir / "bundles", registry)
-        counts = decide_day(settings.decisions_conninfo(), policy, options.date, bundles)
+        lists = load_lists(settings.lists_file) if settings.lists_file else NO_LISTS
+        counts = decide_day(settings.decisions_conninfo(), policy, options.date, bundles, lists)
     except (ServiceError, psycopg.Error) as error:
         print(f"batch door: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -1,10 +1,9 @@
 """How often, or for how much, an entity was seen within the last minutes: exact sliding windows in Redis.
 
-A limit keeps one sorted set for each entity: a member for each request, scored by its time of arrival. One
-script trims it, adds the request and answers, in the same round trip as the features and without anything
-between two of its steps. A request id counts once, also when it comes again. The request at hand is
-included. Not more than AT_MOST requests are kept of an entity: a count saturates there, an amount is that of
-the newest ones.
+A limit keeps one sorted set for each entity: a member for each request, scored by its time of arrival. Five
+plain commands a limit trim it, add the request and read it, in the same round trip as the features. A request
+id counts once, also when it comes again. The request at hand is included. Not more than AT_MOST requests are
+kept of an entity: a count saturates there, an amount is that of the newest ones.
 """
 
 from __future__ import annotations
@@ -17,35 +16,10 @@ import msgspec
 from common_service_libs.redis_link import encode_command
 
 AT_MOST = 1000
-
-# KEYS[1] the set; ARGV: time of arrival and window in microseconds, request id, amount or "", AT_MOST.
-# A member is the request id, or `<amount>|<request id>`. Answers text: numbers would be cut to integers.
-SCRIPT = b"""
-local set, now, window, id, amount, most = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-redis.call('ZREMRANGEBYSCORE', set, '-inf', string.format('%.0f', now - window))
-local answer
-if amount == '' then
-  redis.call('ZADD', set, 'NX', now, id)
-  answer = tostring(math.min(redis.call('ZCARD', set), most))
-else
-  local amounts, known = {}, false
-  for i, member in ipairs(redis.call('ZRANGE', set, 0, -1)) do
-    local at = string.find(member, '|', 1, true)
-    amounts[i] = tonumber(string.sub(member, 1, at - 1))
-    known = known or string.sub(member, at + 1) == id
-  end
-  if not known then
-    redis.call('ZADD', set, now, amount .. '|' .. id)
-    table.insert(amounts, tonumber(amount))
-  end
-  local sum = 0
-  for i = math.max(1, #amounts - most + 1), #amounts do sum = sum + amounts[i] end
-  answer = string.format('%.17g', sum)
-end
-redis.call('ZREMRANGEBYRANK', set, 0, -most - 1)
-redis.call('PEXPIRE', set, math.ceil(window / 1000))
-return answer
-"""
+_EACH = 5  # commands, and replies, a limit
+_ADDED, _READ = 1, 3
+_TRIM = b"%d" % (-AT_MOST - 1)
+_SEPARATOR = b"|"
 
 
 class VelocityLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,39 +42,56 @@ class Velocity:
         self.names = tuple(limits)
         self.nothing: Mapping[str, float | None] = dict.fromkeys(self.names)
         self._limits = tuple(
-            (
-                limit.entity,
-                limit.sum,
-                b"%d" % (limit.window_seconds * 1_000_000),
-                _key_head(project, name, limit),
-            )
+            (limit, limit.window_seconds * 1_000_000, _key_head(project, name, limit))
             for name, limit in limits.items()
         )
 
     def commands(
         self, entity_ids: Mapping[str, int | str], request: Mapping[str, Any], request_id: str, now: float
     ) -> list[bytes]:
-        """Return one encoded command a limit; `now` is the time of arrival in seconds since the epoch.
+        """Return the encoded commands; `now` is the time of arrival in seconds since the epoch.
 
         Raises KeyError if the case lacks what a limit is about; `require_fit` has seen to that.
         """
-        at, id_, most = b"%d" % round(now * 1e6), request_id.encode(), b"%d" % AT_MOST
-        return [
-            encode_command(
-                b"EVAL", SCRIPT, b"1", head + str(entity_ids[entity]).encode(), at, window, id_,
-                b"" if summed is None else repr(float(request[summed])).encode(), most,
+        at, id_ = round(now * 1e6), request_id.encode()
+        found: list[bytes] = []
+        for limit, window, head in self._limits:
+            key = head + str(entity_ids[limit.entity]).encode()
+            summed = limit.sum
+            member = id_ if summed is None else repr(float(request[summed])).encode() + _SEPARATOR + id_
+            found += (
+                encode_command(b"ZREMRANGEBYSCORE", key, b"-inf", b"%d" % (at - window)),
+                encode_command(b"ZADD", key, b"NX", b"%d" % at, member),
+                encode_command(b"ZREMRANGEBYRANK", key, b"0", _TRIM),
+                encode_command(b"ZCARD", key)
+                if summed is None
+                else encode_command(b"ZRANGE", key, b"0", b"-1"),
+                encode_command(b"PEXPIRE", key, b"%d" % (limit.window_seconds * 1000)),
             )
-            for entity, summed, window, head in self._limits
-        ]  # fmt: skip
+        return found
 
     def values(self, replies: Sequence[Any]) -> Mapping[str, float | None]:
         """Return the value of each limit; null for an error of the server, or without replies."""
         if not replies:
             return self.nothing
         return {
-            name: float(reply) if isinstance(reply, bytes) else None
-            for name, reply in zip(self.names, replies, strict=True)
+            name: _value(replies[at * _EACH + _ADDED], replies[at * _EACH + _READ])
+            for at, name in enumerate(self.names)
         }
+
+
+def _value(added: Any, read: Any) -> float | None:
+    if not isinstance(added, int):
+        return None  # the request at hand would be missing
+    if isinstance(read, int):
+        return float(read)
+    if not isinstance(read, list):
+        return None
+    amounts: dict[bytes, float] = {}
+    for member in read:
+        amount, _, request_id = member.partition(_SEPARATOR)
+        amounts.setdefault(request_id, float(amount))
+    return sum(amounts.values())
 
 
 def _key_head(project: str, name: str, limit: VelocityLimit) -> bytes:
