@@ -91,8 +91,10 @@ def wait_ready(url: str, container: str) -> float:
             call(f"{url}/readyz")
             return time.monotonic() - began
         except OSError as error:
-            if time.monotonic() - began > READY_SECONDS:
-                pytest.fail(f"not ready: {error}\n{docker('logs', container, check=False)[-2000:]}")
+            ended = docker("inspect", "--format", "{{.State.Running}}", container) == "false"
+            if ended or time.monotonic() - began > READY_SECONDS:
+                said = subprocess.run(["docker", "logs", container], capture_output=True, check=False)
+                pytest.fail(f"not ready: {error}\n{(said.stdout + said.stderr).decode()[-2000:]}")
             time.sleep(0.1)
 
 
