@@ -89,18 +89,19 @@ REGISTER = """
 import sys
 import mlflow
 from mlflow.exceptions import MlflowException
-name, folder, sha256 = sys.argv[1:]
+name, *bundles = sys.argv[1:]
 client = mlflow.MlflowClient()
 experiment = mlflow.set_experiment("service-tests")
-with mlflow.start_run() as run:
-    mlflow.log_artifacts(folder, "model/artifacts/bundle")
 try:
     client.create_registered_model(name)
 except MlflowException:
     pass
-version = client.create_model_version(
-    name, f"{run.info.artifact_uri}/model", run.info.run_id, tags={"bundle_sha256": sha256}
-)
+for folder, sha256 in zip(bundles[::2], bundles[1::2], strict=True):
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(folder, "model/artifacts/bundle")
+    version = client.create_model_version(
+        name, f"{run.info.artifact_uri}/model", run.info.run_id, tags={"bundle_sha256": sha256}
+    )
 client.set_registered_model_alias(name, "champion", version.version)
 print(version.version)
 """
@@ -108,8 +109,14 @@ print(version.version)
 
 def register(name: str, bundle: Path, sha256: str) -> int:
     """Register a bundle in the stack's MLflow, give it the alias `champion`, and return its version."""
+    return register_all(name, {bundle: sha256})
+
+
+def register_all(name: str, bundles: Mapping[Path, str]) -> int:
+    """Register bundles one after the other; the last one is the champion, and its version is returned."""
+    given = [part for bundle, sha256 in bundles.items() for part in (str(bundle), sha256)]
     done = subprocess.run(
-        [sys.executable, "-c", REGISTER, name, str(bundle), sha256],
+        [sys.executable, "-c", REGISTER, name, *given],
         env=os.environ | {"MLFLOW_TRACKING_URI": setting("MLFLOW_TRACKING_URI")},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
@@ -155,6 +162,10 @@ class ServiceProcess:
             [sys.executable, "-m", "app.main"], cwd=self._service, env=self._environment, stdout=self._log,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait(self, path: str = "/readyz", status: int = 200, seconds: float = 60) -> httpx.Response:
         deadline = time.monotonic() + seconds
@@ -205,6 +216,18 @@ def forget(prefix: str) -> None:
                 f"delete from decisions.{table} where starts_with(request_id, %s)",
                 (prefix,),
             )
+
+
+def forget_model(name: str) -> None:
+    """Delete the decisions of one model."""
+    with psycopg.connect(conninfo()) as connection:
+        connection.execute(
+            "with gone as (delete from decisions.decision_records where model_name = %s"
+            " returning service, request_id)"
+            " delete from decisions.decision_ids using gone"
+            " where decision_ids.service = gone.service and decision_ids.request_id = gone.request_id",
+            (name,),
+        )
 
 
 def unique(prefix: str) -> str:

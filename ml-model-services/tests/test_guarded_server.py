@@ -14,7 +14,7 @@ from service_testkit import until
 from starlette.types import Receive, Scope, Send
 
 from common_service_libs.resilience.admission import Admission
-from common_service_libs.resilience.server import HEADERS_SECONDS, Drain, server_of
+from common_service_libs.resilience.server import HEADERS_SECONDS, Drain, is_whole_post, server_of
 
 pytestmark = pytest.mark.anyio
 POST = b"POST /predict HTTP/1.1\r\nhost: test\r\ncontent-length: %d\r\n\r\n"
@@ -143,6 +143,57 @@ async def test_requests_that_arrive_at_once_are_bounded_before_any_of_them_has_b
         statuses = [(await client.reply())[0] for client in clients]
         assert sorted(statuses) == [200] * 3 + [503] * 3
         assert served.admission.running == 0
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "whole"),
+    [
+        (POST % 2 + b"{}", True),
+        (b"POST /x HTTP/1.1\r\nContent-Length:0\r\nConnection: Keep-Alive\r\n\r\n", True),
+        (POST % 2 + b"{", False),
+        (POST % 2 + b"{}POST", False),
+        (GET % b"/livez", False),
+        (b"POST /x HTTP/1.0\r\ncontent-length: 0\r\n\r\n", False),
+        (b"POST /x HTTP/1.1\r\ncontent-length: 0\r\ncontent-length: 0\r\n\r\n", False),
+        (b"POST /x HTTP/1.1\r\ncontent-length: +0\r\n\r\n", False),
+        (b"POST /x HTTP/1.1\r\nhost: x\r\n\r\n", False),
+        (b"POST /x HTTP/1.1\r\ncontent-length: 0\r\ntransfer-encoding: chunked\r\n\r\n", False),
+        (b"POST /x HTTP/1.1\r\na: b\ntransfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n", False),
+        (b"POST /x HTTP/1.1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", False),
+        (b"POST /x HTTP/1.1\r\ncontent-length: 0\r\nexpect: 100-continue\r\n\r\n", False),
+        (b"POST /x\r\nx: HTTP/1.1\r\ncontent-length: 0\r\n\r\n", False),
+        (b"POST /x HTTP/1.1\r\ncontent-length: 0\r\n", False),
+        (b"", False),
+    ],
+)
+def test_only_a_whole_and_plain_request_is_refused_unparsed(request_bytes: bytes, whole: bool) -> None:
+    assert is_whole_post(request_bytes) is whole
+
+
+async def test_refused_with_or_without_parsing_the_connection_stays_in_step() -> None:
+    async with serving() as (served, connect):
+        busy, other = await connect(), await connect()
+        busy.send(POST % 0)
+        await until(lambda: served.admission.running == 1)
+        for _ in range(3):
+            other.send(POST % 5 + b"whole")
+            assert (await other.reply())[0] == 503
+            other.send(POST % 5 + b"par")
+            await asyncio.sleep(0.01)
+            other.send(b"ts")
+            assert (await other.reply())[0] == 503
+            other.send(POST % 3 + b"one" + POST % 3 + b"two")  # pipelined
+            assert [(await other.reply())[0] for _ in range(2)] == [503, 503]
+        hidden = POST % 0
+        other.send(POST % len(hidden))
+        await asyncio.sleep(0.01)
+        other.send(hidden)  # what looks like a request is the body of one
+        assert (await other.reply())[0] == 503
+        served.hold.set()
+        assert (await busy.reply())[0] == 200
+        other.send(POST % 4 + b"last")
+        assert (await other.reply())[2] == b"4"
+        assert len(served.refused) == 13
 
 
 async def test_a_body_that_nobody_wants_is_not_read_for_ever_nor_asked_for() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import resource
 import signal
 import time
@@ -33,10 +34,14 @@ KEEP_ALIVE_SECONDS = 75
 BACKLOG = 512
 IDLE_GRACE_SECONDS = 0.15
 RESERVED_DESCRIPTORS = 128
+_CONTENT_LENGTH = len("content-length")
 HEADERS_SECONDS = 10.0
 _MAX_WRITE_BUFFER = 1 << 16
 _MAX_DROPPED_BYTES = 1 << 16
 _EXPECTED = "admission.expected"
+_FRAMING = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection|expect|upgrade)[ \t]*:[ \t]*([^\r]*)", re.IGNORECASE
+)
 
 
 def _problem() -> tuple[bytes, list[tuple[bytes, bytes]]]:
@@ -69,6 +74,32 @@ def _reply(*, closing: bool) -> bytes:
 
 REFUSAL = _reply(closing=False)
 LAST_REFUSAL = _reply(closing=True)
+
+
+def is_whole_post(data: bytes) -> bool:
+    """Return whether `data` is one POST, whole and plainly framed; of whatever is out of the ordinary, not.
+
+    >>> is_whole_post(b"POST /predict HTTP/1.1\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+    True
+    """
+    if not data.startswith(b"POST /"):
+        return False
+    end = data.find(b"\r\n\r\n")
+    line = data.find(b" HTTP/1.1\r\n", 0, end + 2)
+    if line < 0 or data.find(b"\r\n") != line + 9:
+        return False
+    head = data[: end + 2]
+    if head.count(b"\n") != head.count(b"\r\n"):
+        return False
+    lengths = 0
+    for name, value in _FRAMING.findall(head):
+        if len(name) == _CONTENT_LENGTH:
+            lengths += 1
+            if not value.isdigit() or end + 4 + int(value) != len(data):
+                return False
+        elif value.lower() != b"keep-alive":
+            return False
+    return lengths == 1
 
 
 class Drain:
@@ -121,6 +152,7 @@ class GuardedProtocol(HttpToolsProtocol):
     guard: GuardedApp
     max_connections: int
 
+    _midway = False
     _refused = False
     _dropped = 0
     _ending = False
@@ -139,6 +171,29 @@ class GuardedProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived; a request that comes whole and has no room is refused without parsing it."""
+        admission = self.guard.admission
+        if admission.saturated and not self._midway and self._refusable(data) and admission.refuse():
+            self.transport.write(REFUSAL)
+            return
+        super().data_received(data)
+
+    def _refusable(self, data: bytes) -> bool:
+        """Return whether `data` is a request, nothing is under way, and the connection may go on."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self._ending
+            and not self.guard.drain.begun
+            and self.transport.get_write_buffer_size() == 0
+            and is_whole_post(data)
+        )
+
+    def on_message_begin(self) -> None:
+        """Note that a request has begun to arrive."""
+        self._midway = True
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless there is no room for it."""
@@ -167,6 +222,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request: a refused one is answered now."""
+        self._midway = False
         if not self._refused:
             super().on_message_complete()
             return

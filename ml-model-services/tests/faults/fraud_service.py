@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service_testkit import KEY, PROJECT, contract, fraud_bundle
-from stack_testkit import ServiceProcess, register, unique, unregister
+from stack_testkit import ServiceProcess, forget_model, register, unique, unregister
 
 from faults.load import LoadProcess
 from faults.private_store import PrivateStore, free_port, identifying_store, private_store
@@ -54,8 +54,8 @@ class FraudService:
 
 
 @contextmanager
-def fraud_service(**settings: Any) -> Iterator[FraudService]:
-    """Start everything, with `settings` of the service, and end it."""
+def fraud_service(*, through_proxy: bool = True, **settings: Any) -> Iterator[FraudService]:
+    """Start everything, with `settings` of the service, and end it; its decisions are deleted."""
     name = unique("fraud-faults")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -70,7 +70,8 @@ def fraud_service(**settings: Any) -> Iterator[FraudService]:
                     "fraud_detection_api", folder,
                     **{
                         "model_name": name, "feast_project": PROJECT, "redis_host": "127.0.0.1",
-                        "redis_port": proxy.port, "redis_password": store.password, "log_level": "WARNING",
+                        "redis_port": proxy.port if through_proxy else store.port,
+                        "redis_password": store.password, "log_level": "WARNING",
                         "kafka_bootstrap_servers": "",
                     } | settings,
                 )  # fmt: skip
@@ -81,3 +82,4 @@ def fraud_service(**settings: Any) -> Iterator[FraudService]:
                     process.close()
         finally:
             unregister(name)
+            forget_model(name)
