@@ -65,8 +65,8 @@ def build_page(services: Services, catalogue: Catalogue) -> gr.Blocks:
     """Return the page on these services."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         with gr.Row(elem_classes="head", equal_height=True):
-            gr.HTML(f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>")
-            head = gr.HTML(elem_id="states")
+            gr.HTML(f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>", padding=False)
+            head = gr.HTML(elem_id="states", padding=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Fraud", id="fraud"):
                 FraudTab(services)

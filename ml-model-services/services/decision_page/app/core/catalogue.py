@@ -13,6 +13,7 @@ from pathlib import Path
 MOST_FOUND = 12
 NEW_MOVIE_IDS = 9_000_000_001
 """Ids of movies that are entered on the page: beyond those of the catalogue."""
+_ARTICLE_BEHIND = re.compile(r"^(.+), (The|A|An)( \(.*\))?$")
 _WORD = re.compile(r"\w+")
 
 
@@ -35,8 +36,13 @@ class Movie:
 
     @property
     def label(self) -> str:
-        """Title and year."""
-        return self.title if self.year is None else f"{self.title} ({self.year})"
+        """Title and year, the article in front.
+
+        >>> Movie(2571, "Matrix, The", 1999, ()).label
+        'The Matrix (1999)'
+        """
+        title = _ARTICLE_BEHIND.sub(r"\2 \1\3", self.title)
+        return title if self.year is None else f"{title} ({self.year})"
 
 
 class Catalogue:

@@ -11,8 +11,6 @@ from pydantic import SecretStr
 
 from app.presentation.words import field_label
 
-MISSING_ROUTE = "not-found"
-
 
 class Trouble(Exception):
     """What went wrong, as a sentence that a person can act on; holds no key and no address.
@@ -77,13 +75,14 @@ class ServiceClient:
             return document
         if path == "/readyz" and document is not None and "ready" in document:
             return document  # 503 is an answer here
-        raise self._trouble(response, document or {})
+        raise self.trouble(response.status_code, document or {}, response.headers.get("Retry-After"))
 
-    def _trouble(self, response: httpx.Response, problem: Mapping[str, Any]) -> Trouble:
+    def trouble(self, status: int, problem: Mapping[str, Any], retry_after: str | None = None) -> Trouble:
+        """Return what a problem document says, in words for people."""
         slug = str(problem.get("type", "")).rpartition(":")[2]
         detail = str(problem.get("detail") or problem.get("title") or "").strip()
-        again = _try_again(response.headers.get("Retry-After"))
-        match response.status_code:
+        again = _try_again(retry_after)
+        match status:
             case 401 | 403:
                 text = f"The {self.label} service does not accept the key of this page"
                 text += f" ({detail})." if detail else "."
@@ -98,9 +97,9 @@ class ServiceClient:
                     f"{field_label(error['pointer'])}: {_lower_first(error['detail'])}" for error in errors
                 )
                 text = f"Please correct this. {text}."
-            case status if status < 500 and detail:
+            case _ if status < 500 and detail:
                 text = f"The {self.label} service says: {detail}."
-            case status:
+            case _:
                 text = f"The {self.label} service failed (HTTP {status}). Its log says more."
         return Trouble(text.replace("..", "."), slug)
 

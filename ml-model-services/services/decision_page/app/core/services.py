@@ -63,6 +63,13 @@ def thresholds_of(client: ServiceClient) -> dict[str, float]:
     return found
 
 
-def decide_many(client: ServiceClient, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the decisions on many cases, in their order; raises Trouble."""
-    return [client.post("/predict", case) for case in cases]
+def decide_many(client: ServiceClient, cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
+    """Return the decisions on many cases, in their order, None where one could not be decided.
+
+    Raises Trouble, also if none of them could be.
+    """
+    results = client.post("/predict/batch", {"cases": list(cases)})["results"]
+    decided: list[dict[str, Any] | None] = [result["decision"] for result in results]
+    if all(decision is None for decision in decided):
+        raise client.trouble(results[0]["status"], results[0]["problem"])
+    return decided

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from app.presentation.words import DASH, SEVERITY, instant, milliseconds, percent, thresholds_in_order
+from app.presentation.words import DASH, SEVERITY, instant, listed, milliseconds, percent, thresholds_in_order
 
 # Green, amber and red of the same lightness; every use of them also says the decision in words.
 COLOURS = ("#1a7f5a", "#c27803", "#c0362c")
@@ -209,7 +209,7 @@ def curve(
     *,
     axis: str,
     now: Point | None = None,
-    tick_format: str | None = None,
+    hours: bool = False,
 ) -> go.Figure:
     """Draw score over one input; every point has the colour of its decision."""
     scored = [point for point in points if point.score is not None]
@@ -219,6 +219,7 @@ def curve(
             y=[(point.score or 0.0) * 100 for point in scored],
             customdata=[point.decision for point in scored],
             mode="lines+markers",
+            cliponaxis=False,
             line={"color": OTHER, "width": 1.5},
             marker={"color": [colour_of(point.decision) for point in scored], "size": 7},
             hovertemplate=axis + " %{x}<br>score %{y:.1f} %<br>%{customdata}<extra></extra>",
@@ -231,6 +232,7 @@ def curve(
                 x=[now.at],
                 y=[now.score * 100],
                 mode="markers",
+                cliponaxis=False,
                 marker={
                     "size": 16,
                     "symbol": "circle-open",
@@ -241,8 +243,11 @@ def curve(
             )
         )
     figure = _layout(figure, 280)
-    figure.update_xaxes(title=axis, tickformat=tick_format)
-    return figure.update_yaxes(title="score, %")
+    figure.update_xaxes(title=axis)
+    if hours:
+        figure.update_xaxes(range=[-0.5, 23.5], dtick=3)
+    highest = max([(point.score or 0.0) for point in scored] + list(thresholds.values()) + [0.01])
+    return figure.update_yaxes(title="score, %", range=[0, 108 * highest])
 
 
 def score_distribution(decisions: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float]) -> go.Figure:
@@ -276,14 +281,16 @@ def decision_counts(summary: Summary) -> go.Figure:
             x=counts,
             y=names,
             orientation="h",
+            width=0.55,
             marker={"color": [colour_of(name) for name in names]},
             text=[f"{count} ({percent(count / summary.count, 0)})" for count in counts],
-            textposition="auto",
+            textposition="outside",
+            cliponaxis=False,
             hovertemplate="%{y}: %{x}<extra></extra>",
         )
     )
     figure = _layout(figure, 250)
-    figure.update_xaxes(title="decisions")
+    figure.update_xaxes(title="decisions", range=[0, 1.3 * max(counts)])
     return figure.update_yaxes(automargin=True, autorange="reversed")
 
 
@@ -298,13 +305,16 @@ def latencies(decisions: Sequence[Mapping[str, Any]], summary: Summary) -> go.Fi
             hovertemplate="%{x|%H:%M:%S}<br>%{y:.1f} ms<extra></extra>",
         )
     )
-    for name, value in (("half of them faster", summary.p50_ms), ("95 % faster", summary.p95_ms)):
+    for name, value, place in (
+        ("half are faster", summary.p50_ms, "top left"),
+        ("95 % are faster", summary.p95_ms, "top right"),
+    ):
         figure.add_hline(
             value,
             line_dash="dot",
             line_color=OTHER,
             annotation_text=f"{name}: {milliseconds(value)}",
-            annotation_position="top left",
+            annotation_position=place,
         )
     figure = _layout(figure, 250)
     figure.update_xaxes(title="time, UTC")
@@ -352,10 +362,12 @@ def summary_words(summary: Summary | None) -> str:
     """Say what a list of decisions comes to."""
     if summary is None:
         return "No decision is recorded yet."
-    kinds = ", ".join(f"{count} × {name}" for name, count in summary.by_decision.items())
+    kinds = listed([f"{count} × {name}" for name, count in summary.by_decision.items()])
+    if summary.count == 1:
+        return f"1 decision: {kinds}."
     mean = DASH if summary.mean_score is None else percent(summary.mean_score)
+    degraded = f"{summary.degraded or 'None'} {'was' if summary.degraded < 2 else 'were'} degraded."
     return (
         f"{summary.count} decisions: {kinds}. Mean score {mean}. Half of them took less than "
-        f"{milliseconds(summary.p50_ms)}, 95 % less than {milliseconds(summary.p95_ms)}. "
-        f"{summary.degraded} degraded."
+        f"{milliseconds(summary.p50_ms)}, 95 % less than {milliseconds(summary.p95_ms)}. {degraded}"
     )

@@ -32,7 +32,7 @@ from app.presentation.words import (
 )
 
 SHOWN_CONTRIBUTIONS = 10
-_MARKS = ("✓", "!", "✕")
+_MARKS = {"review": "?", "decline": "✕", "contact": "!", "offer": "!!"}
 
 
 def _tag(name: str, content: str, classes: str = "", **attributes: str) -> str:
@@ -53,7 +53,7 @@ def hint(sentence: str) -> str:
 def pill(decision: str, *, large: bool = False) -> str:
     """Return a decision as a mark and words: colour alone says nothing."""
     severity = SEVERITY.get(decision, 0)
-    mark = _tag("span", _MARKS[severity], "mark", aria_hidden="true")
+    mark = _tag("span", _MARKS.get(decision, "✓"), "mark", aria_hidden="true")
     return _tag(
         "span", mark + escape(decision_word(decision)), f"pill s{severity}{' large' if large else ''}"
     )
@@ -127,7 +127,7 @@ def decision_card(reply: Mapping[str, Any], thresholds: Mapping[str, float]) -> 
         or "<li>No rule fired; the policy's default counts.</li>"
     )
     states = chips(
-        (view_label(view), status_word(status), status not in ("present",))
+        (view_label(view), word := status_word(view, status), word not in ("up to date", "nothing yet"))
         for view, status in reply["feature_status"].items()
     )
     return _tag(
@@ -242,18 +242,19 @@ def movie_list(reply: Mapping[str, Any], why: Mapping[int, Mapping[str, Any]], c
         extra.append(f"left out, as they are in the catalogue: {listed([str(m) for m in reply['left_out']])}")
     head = (
         degraded_notice(reply)
-        + f"<h4>Why this list</h4><ul class='reasons'>{reasons}</ul>{hint(sentence_case('; '.join(extra)))}."
+        + f"<ul class='reasons'>{reasons}</ul>{hint(sentence_case('; '.join(extra)) + '.')}"
         + f"<div class='chips'>{_origin(reply)}</div>"
         + f"<p class='id'>Decision {_code(reply['request_id'])}</p>"
-    ).replace("</p>.", ".</p>")
+    )
     scores = [movie["score"] for movie in reply["movies"]]
     largest = max((abs(score) for score in scores), default=0.0) or 1.0
     movies = "".join(
         _movie(rank, movie, why.get(movie["movie_id"]), catalogue, largest)
         for rank, movie in enumerate(reply["movies"], start=1)
     )
-    section = _tag("section", head, "card", aria_live="polite")
-    return f"<div class='movies'>{movies}{section}</div>"
+    section = _tag("section", head, "card compact", aria_live="polite")
+    parts = "" if not why else f"<p class='legend'>{_PARTS_LEGEND}</p>"
+    return f"<div class='movies'>{section}{parts}{movies}</div>"
 
 
 def _movie(
@@ -266,27 +267,42 @@ def _movie(
     movie_id = movie["movie_id"]
     genres = catalogue.genres(movie_id) or (() if why is None else why["genres"])
     because = "" if why is None else because_words(why, catalogue)
-    width = 100 * max(movie["score"], 0.0) / largest
+    bars = _parts(movie["score"], why, largest)
     return (
         f"<div class='movie'><span class='rank'>{rank}</span><div>"
         f"<div class='title'>{escape(catalogue.label(movie_id))}</div>"
         f"<div class='why'>{escape(', '.join(genres) or 'genres unknown')}</div>"
         f"<div class='why'>{escape(because)}</div></div>"
-        f"<div class='strength'><span class='track' aria-hidden='true'>"
-        f"<i style='width:{width:.0f}%'></i></span><div class='score'>{movie['score']:.3f}</div></div></div>"
+        f"<div class='strength'><span class='track' aria-hidden='true'>{bars}</span>"
+        f"<div class='score'>{movie['score']:.3f}</div></div></div>"
+    )
+
+
+_PARTS = ("history", "content", "popularity")
+_PARTS_LEGEND = (
+    "What a score is made of: <i class='key history'></i> liked by viewers with such a history, "
+    "<i class='key content'></i> genres and age, <i class='key popularity'></i> popularity."
+)
+
+
+def _parts(score: float, why: Mapping[str, Any] | None, largest: float) -> str:
+    """Return a score as one bar, or as one of its positive parts."""
+    parts = {"history": score} if why is None else {name: why[name] for name in _PARTS}
+    positive = {name: max(part, 0.0) for name, part in parts.items()}
+    scale = 100 * max(score, 0.0) / largest / (sum(positive.values()) or 1.0)
+    return "".join(
+        f"<i class='{name}' style='width:{part * scale:.1f}%'></i>" for name, part in positive.items()
     )
 
 
 def because_words(why: Mapping[str, Any], catalogue: Catalogue) -> str:
     """Say what speaks most for a movie."""
     near = [catalogue.label(one["movie_id"]) for one in why["because_of"] if one["contribution"] > 0][:3]
-    if near and why["history"] > max(why["content"], why["popularity"]):
+    if near:
         return f"Because of {listed(near)}."
     if why["content"] > max(why["popularity"], 0.0):
-        return "Its genres and age fit the taste" + (f"; also because of {listed(near)}." if near else ".")
-    if why["popularity"] > 0:
-        return "Many like it" + (f"; also because of {listed(near)}." if near else ".")
-    return f"Because of {listed(near)}." if near else "Little speaks for it."
+        return "Its genres and age fit the taste."
+    return "Many like it." if why["popularity"] > 0 else "Little speaks for it."
 
 
 def replayed_list(explanation: Mapping[str, Any], catalogue: Catalogue) -> str:
@@ -330,7 +346,7 @@ def record(document: Mapping[str, Any]) -> str:
     views = table(
         ["View", "State", "As of"],
         [
-            [view_label(view), status_word(state["status"]), moment(state["event_timestamp"])]
+            [view_label(view), status_word(view, state["status"]), moment(state["event_timestamp"])]
             for view, state in document["feature_status"].items()
         ],
     )
@@ -345,12 +361,19 @@ def record(document: Mapping[str, Any]) -> str:
 
 
 def replay(explanation: Mapping[str, Any]) -> str:
-    """Return whether a decision replayed to the same score."""
+    """Return whether a decision replayed to the same score, and by the same policy to the same verdict."""
     same = explanation["reproduced"]
-    text = f"Recorded {explanation['recorded_score']:.6f}, replayed {explanation['replayed_score']:.6f}: " + (
-        "the same score." if same else "not the same score!"
-    )
-    return _tag("div", escape(text), "notice good" if same else "notice trouble", role="status")
+    text = f"Recorded {explanation['recorded_score']:.6f}, replayed {explanation['replayed_score']:.6f}: "
+    text += "the same score." if same else "not the same score!"
+    verdict = explanation.get("decision_reproduced")
+    if verdict is not None:
+        text += (
+            " The policy gives the same decision, reasons and rules."
+            if verdict
+            else f" The policy now gives “{explanation.get('replayed_decision')}”!"
+        )
+    good = same and verdict is not False
+    return _tag("div", escape(text), "notice good" if good else "notice trouble", role="status")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -381,17 +404,30 @@ def model_card(label: str, document: Mapping[str, Any]) -> str:
         ("Thresholds", escape(band_words(document["thresholds"])) or DASH),
         ("Policy", f"{escape(policy['name'])}, version {policy['version']}, {_short_hash(policy['sha256'])}"),
         ("Features", f"{escape(document['feature_service'])}: {len(document['features'])}"),
-        ("Labels", f"policy version {escape(str(document['label_policy_version']))}"),
+        ("Labels", escape(_labels(document["label_policy_version"]))),
         ("Data", _short_hash(document["data_version"])),
         ("Commit", _short_hash(document["git_commit"])),
         ("Service", f"{escape(document['service'])} {escape(document['service_version'])}"),
     ]
+    facts += [(name, said) for name, said in rollout_facts(document.get("rollout"))]
     known = {
         "service", "service_version", "model", "model_kind", "feature_service", "features", "thresholds",
-        "label_policy_version", "training", "git_commit", "data_version", "policy", "loaded_at",
+        "label_policy_version", "training", "git_commit", "data_version", "policy", "loaded_at", "rollout",
     }  # fmt: skip
     facts += [(sentence_case(name), _said(value)) for name, value in document.items() if name not in known]
     return _tag("section", f"<h3>{escape(label)}</h3>{_facts(facts)}", "card model")
+
+
+def rollout_facts(rollout: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what is rolled out beside the champion, and what is said of it."""
+    parts = {name: part for name, part in (rollout or {}).items() if part is not None}
+    if not parts:
+        return [("Rollout", "champion alone")]
+    return [(sentence_case(name), _said(part)) for name, part in parts.items()]
+
+
+def _labels(version: int | str) -> str:
+    return f"policy version {version}" if str(version).isdigit() else str(version)
 
 
 def _said(value: Any) -> str:

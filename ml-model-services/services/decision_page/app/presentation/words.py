@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from common_service_libs.label_engine.reason_codes import reason_codes
 
 DASH = "–"
+NBSP = "\u00a0"
 SHADOW = "shadow:"
 
 DECISION_WORDS = {
@@ -129,7 +130,7 @@ def feature_value(name: str, value: float | str | None) -> str:
     """Return a feature's value as people write it.
 
     >>> feature_value("terminal_fraud_risk_7d", 0.125), feature_value("tx_is_night", 1.0)
-    ('12.5 %', 'yes')
+    ('12.5\\xa0%', 'yes')
     """
     if value is None:
         return DASH
@@ -159,8 +160,14 @@ def view_label(view: str) -> str:
     return _VIEWS.get(view, view.replace("_", " "))
 
 
-def status_word(status: str) -> str:
-    """Return what a view's status means."""
+def status_word(view: str, status: str) -> str:
+    """Return what a view's status means; a running total of another day is no fault, but a quiet day.
+
+    >>> status_word("customer_today", "stale"), status_word("customer_daily", "stale")
+    ('nothing yet', 'out of date')
+    """
+    if view.endswith("_today") and status in ("stale", "missing"):
+        return "nothing yet"
     return _STATUS.get(status, status)
 
 
@@ -174,9 +181,9 @@ def percent(share: float | None, digits: int = 1) -> str:
     """Return a share as per cent, a dash for none.
 
     >>> percent(0.08135), percent(0.0), percent(None)
-    ('8.1 %', '0.0 %', '–')
+    ('8.1\\xa0%', '0.0\\xa0%', '–')
     """
-    return DASH if share is None else f"{100 * share:.{digits}f} %"
+    return DASH if share is None else f"{100 * share:.{digits}f}{NBSP}%"
 
 
 def money(amount: float) -> str:
@@ -203,9 +210,9 @@ def milliseconds(value: float) -> str:
     """Return a latency.
 
     >>> milliseconds(4.336), milliseconds(0.42)
-    ('4.3 ms', '0.42 ms')
+    ('4.3\\xa0ms', '0.42\\xa0ms')
     """
-    return f"{value:.2f} ms" if value < 1 else f"{value:.1f} ms"
+    return f"{value:.2f}{NBSP}ms" if value < 1 else f"{value:.1f}{NBSP}ms"
 
 
 def clock(hour: float) -> str:
@@ -245,7 +252,7 @@ def band_words(thresholds: Mapping[str, float]) -> str:
     """Say from which score on what is done.
 
     >>> band_words({"decline": 0.494, "review": 0.066})
-    'review from 6.6 %, decline from 49.4 %'
+    'review from 6.6\\xa0%, decline from 49.4\\xa0%'
     """
     return ", ".join(f"{name} from {percent(limit)}" for name, limit in thresholds_in_order(thresholds))
 

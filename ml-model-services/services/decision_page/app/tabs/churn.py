@@ -10,7 +10,7 @@ import gradio as gr
 from app.core.client import ServiceClient, Trouble
 from app.core.services import Services, thresholds_of
 from app.presentation import charts, html
-from app.tabs.parts import QUIET, Update, explained, plot
+from app.tabs.parts import QUIET, Update, explained, plot, said
 
 PROFILES = (
     "The service reads a subscriber's profile from the online store, so another profile means another "
@@ -44,20 +44,20 @@ class ChurnTab:
                 self._add_inputs()
                 self.dial = plot("churn-gauge")
             with gr.Column(scale=3, min_width=320):
-                self.card = gr.HTML(html.hint("Enter a subscriber and press Score."), elem_id="churn-card")
-                self.other_card = gr.HTML(elem_id="other-card", visible=False)
+                self.card = said("churn-card", "Enter a subscriber and press Score.")
+                self.other_card = said("other-card", visible=False)
         gr.Markdown("### What moved the score")
-        self.moved = gr.HTML(html.hint("Score a subscriber first."), elem_id="churn-contributions")
+        self.moved = said("churn-contributions", "Score a subscriber first.")
         self._wire()
 
     def _add_inputs(self) -> None:
         gr.Markdown("### The subscriber")
-        whole: dict[str, Any] = {"precision": 0, "minimum": 0}
+        whole: dict[str, Any] = {"precision": 0}
         self.subscriber = gr.Number(1207, label="Subscriber", elem_id="subscriber", **whole)
         self.score_button = gr.Button("Score", variant="primary", elem_id="churn-score")
         self.other = gr.Number(None, label="Compare with (optional)", elem_id="other", **whole)
         self.compare_button = gr.Button("Compare", elem_id="compare")
-        gr.HTML(html.hint(PROFILES))
+        gr.HTML(html.hint(PROFILES), padding=False)
 
     def _wire(self) -> None:
         results = [self.card, self.other_card, self.dial, self.moved]

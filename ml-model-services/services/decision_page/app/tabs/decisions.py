@@ -14,7 +14,7 @@ from app.core.services import Services, thresholds_of
 from app.presentation import charts, html
 from app.presentation.words import DASH, milliseconds, moment, percent
 from app.tabs.fraud import WHAT_IF
-from app.tabs.parts import QUIET, Update, plot
+from app.tabs.parts import QUIET, Update, plot, said
 
 HEAD = ["Time (UTC)", "Asked", "Decision", "Score", "Degraded", "Took", "Id"]
 ID_COLUMN = len(HEAD) - 1
@@ -50,11 +50,12 @@ class DecisionsTab:
         self._catalogue = catalogue
         self.cursor = gr.State()
         self._add_choices()
-        self.said = gr.HTML(elem_id="summary")
+        self.said = said("summary")
         self._add_plots()
         self.table = gr.Dataframe(
             headers=HEAD,
             datatype="str",
+            wrap=False,
             interactive=False,
             max_height=420,
             label="Choose one to open it",
@@ -97,8 +98,8 @@ class DecisionsTab:
             small: dict[str, Any] = {"min_width": 100, "scale": 0}
             self.open_button = gr.Button("Open", elem_id="open", **small)
             self.replay_button = gr.Button("Replay", variant="primary", elem_id="replay", **small)
-        self.detail = gr.HTML(elem_id="detail")
-        self.replayed = gr.HTML(elem_id="replayed")
+        self.detail = said("detail")
+        self.replayed = said("replayed")
 
     def _wire(self) -> None:
         self.choices = [self.which, self.count, self.hide]

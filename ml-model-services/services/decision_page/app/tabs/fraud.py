@@ -14,7 +14,7 @@ from app.core.services import Services, decide_many, thresholds_of
 from app.presentation import charts, html
 from app.presentation.charts import Point
 from app.presentation.words import clock, money
-from app.tabs.parts import QUIET, Update, explained, plot
+from app.tabs.parts import QUIET, Update, explained, plot, said
 
 WHAT_IF = "what-if"
 AMOUNTS = (1, 5, *range(10, 100, 10), *range(100, 220, 20), 219.99, 220.01, *range(240, 420, 20), 450, 500)
@@ -94,12 +94,12 @@ class Curves:
     by_hour: list[Point]
 
 
-def points_of(at: Sequence[float], replies: Sequence[Mapping[str, Any]]) -> list[Point]:
+def points_of(at: Sequence[float], replies: Sequence[Mapping[str, Any] | None]) -> list[Point]:
     """Return the points of a curve; a case that could not be decided leaves a gap."""
     return [
         Point(x, reply["score"], reply["decision"])
         for x, reply in zip(at, replies, strict=True)
-        if "decision" in reply
+        if reply is not None
     ]
 
 
@@ -114,16 +114,16 @@ class FraudTab:
                 self._add_inputs()
                 self.dial = plot("gauge")
             with gr.Column(scale=3, min_width=320):
-                self.card = gr.HTML(html.hint("Enter a transaction and press Score."), elem_id="fraud-card")
+                self.card = said("fraud-card", "Enter a transaction and press Score.")
         self._add_curves()
         gr.Markdown("### What moved the score")
-        self.moved = gr.HTML(html.hint("Score a transaction first."), elem_id="fraud-contributions")
+        self.moved = said("fraud-contributions", "Score a transaction first.")
         self._wire()
 
     def _add_inputs(self) -> None:
         gr.Markdown("### The transaction")
         with gr.Row():
-            whole: dict[str, Any] = {"precision": 0, "minimum": 0, "min_width": 120}
+            whole: dict[str, Any] = {"precision": 0, "min_width": 120}
             self.customer = gr.Number(5, label="Customer", elem_id="customer", **whole)
             self.terminal = gr.Number(31, label="Terminal", elem_id="terminal", **whole)
         self.amount = gr.Slider(0, MOST, 57.2, step=0.01, label="Amount", elem_id="amount")
@@ -133,7 +133,7 @@ class FraudTab:
         self.live = gr.Checkbox(True, label="Score again whenever the amount is moved", elem_id="live")
         self.score_button = gr.Button("Score", variant="primary", elem_id="score")
         self.explore_button = gr.Button("What if amount or hour were others?", elem_id="explore")
-        gr.HTML(html.hint(RECORDED))
+        gr.HTML(html.hint(RECORDED), padding=False)
 
     def _add_curves(self) -> None:
         with gr.Column(visible=False) as self.explored:
@@ -142,11 +142,11 @@ class FraudTab:
                 with gr.Column(min_width=300):
                     gr.Markdown("**Another amount**, all else the same")
                     self.by_amount = plot("by-amount")
-                    self.amount_words = gr.HTML(elem_id="amount-words")
+                    self.amount_words = said("amount-words")
                 with gr.Column(min_width=300):
                     gr.Markdown("**Another hour** of the same day")
                     self.by_hour = plot("by-hour")
-                    self.hour_words = gr.HTML(elem_id="hour-words")
+                    self.hour_words = said("hour-words")
 
     def _wire(self) -> None:
         entered = [self.customer, self.terminal, self.amount, self.when]
@@ -222,10 +222,14 @@ class FraudTab:
         }
 
     def _redrawn(
-        self, case: Case, reply: Mapping[str, Any], thresholds: Mapping[str, float], curves: Curves | None
+        self,
+        case: Case,
+        reply: Mapping[str, Any] | None,
+        thresholds: Mapping[str, float],
+        curves: Curves | None,
     ) -> Update:
         """Mark the score on the curves that hold for the transaction, and take away the others."""
-        if curves is None or "decision" not in reply:
+        if curves is None or reply is None:
             return {}
         drawn: Update = {}
         changed = html.hint("The transaction has changed: ask “What if” again.")
@@ -237,7 +241,9 @@ class FraudTab:
             drawn |= {self.by_amount: None, self.amount_words: changed}
         if curves.hour_of == without(case, "tx_datetime"):
             here = Point(hour_of(case, datetime.now(UTC)), reply["score"], reply["decision"])
-            drawn[self.by_hour] = charts.curve(curves.by_hour, thresholds, axis="hour, UTC", now=here)
+            drawn[self.by_hour] = charts.curve(
+                curves.by_hour, thresholds, axis="hour, UTC", now=here, hours=True
+            )
             drawn[self.hour_words] = html.hint(charts.curve_words(curves.by_hour, "hour", clock))
         else:
             drawn |= {self.by_hour: None, self.hour_words: changed}

@@ -30,7 +30,7 @@ class ModelsTab:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.shown = gr.HTML(elem_id="models")
+        self.shown = gr.HTML(elem_id="models", padding=False)
         self.load_with(gr.Button("Ask again", elem_id="models-again", scale=0).click)
 
     def load_with(self, event: Any) -> None:

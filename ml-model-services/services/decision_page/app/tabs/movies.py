@@ -11,7 +11,7 @@ from app.core.catalogue import Catalogue, Movie, UnreadableLine, read_new_movies
 from app.core.client import Trouble
 from app.core.services import Services
 from app.presentation import html
-from app.tabs.parts import QUIET, Update
+from app.tabs.parts import QUIET, Update, said
 
 GENRES = (
     "Action", "Adventure", "Children", "Comedy", "Crime", "Drama", "Fantasy", "Romance", "Sci-Fi", "Thriller"
@@ -54,14 +54,12 @@ class MoviesTab:
                 self._add_history()
                 self._add_wishes()
             with gr.Column(scale=3, min_width=320):
-                self.list = gr.HTML(html.hint("Pick movies or name a viewer."), elem_id="movie-list")
+                self.list = said("movie-list", "Pick movies or name a viewer.")
         self._wire()
 
     def _add_history(self) -> None:
         gr.Markdown("### Who is it for")
-        self.viewer = gr.Number(
-            None, label="Viewer (optional)", precision=0, minimum=0, elem_id="viewer", info=WHOLE
-        )
+        self.viewer = gr.Number(None, label="Viewer (optional)", precision=0, elem_id="viewer", info=WHOLE)
         self.query = gr.Textbox(
             label="Find movies by title", placeholder="for example: star wars", max_lines=1, elem_id="find"
         )
@@ -123,7 +121,7 @@ class MoviesTab:
         shown = {movie.movie_id for movie in self._catalogue.find(query)}
         kept = [movie for movie in picked or () if movie not in shown or movie in ticked]
         chosen = list(dict.fromkeys([*kept, *ticked]))
-        return gr.Dropdown(self._choices(chosen), value=chosen)
+        return gr.Dropdown(self._choices(chosen), value=chosen, multiselect=True)
 
     def recommend(self, *asked: Any) -> str:
         """Recommend movies, and say why each of them."""
@@ -147,11 +145,11 @@ class MoviesTab:
         except Trouble as trouble:
             return html.trouble(trouble.sentence)
         why: Update = {}
-        said = ""
+        note = ""
         try:
             if reply["movies"]:
                 explanation = self._client.post(f"/decisions/{reply['request_id']}/explain")
                 why = {movie["movie_id"]: movie for movie in explanation["movies"]}
         except Trouble as trouble:
-            said = html.hint(trouble.sentence)
-        return html.movie_list(reply, why, catalogue) + said
+            note = html.hint(trouble.sentence)
+        return html.movie_list(reply, why, catalogue) + note

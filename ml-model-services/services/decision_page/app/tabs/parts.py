@@ -20,6 +20,11 @@ def plot(name: str) -> gr.Plot:
     return gr.Plot(show_label=False, container=False, elem_id=name, elem_classes="plot")
 
 
+def said(name: str, first: str = "", *, visible: bool = True) -> gr.HTML:
+    """Return a place for words, with a hint in it at first."""
+    return gr.HTML(html.hint(first), elem_id=name, visible=visible, padding=False)
+
+
 def explained(client: ServiceClient, request_id: str) -> str:
     """Return what moved the score of a decision, or why that cannot be told."""
     try:
