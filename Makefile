@@ -22,13 +22,15 @@ PLATFORM_PY := $(LOCAL_DIR)/venvs/$(PLATFORM)/bin/python
 STACK := cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack
 WHEN_SET_UP := test -x $(PLATFORM_PY) || { echo "nothing is set up yet: make setup, or make demo"; exit 0; }
 TEST_STACK := $(STACK) --instance test
+ENGINE := cd $(PLATFORM) && $(PLATFORM_PY) -m local_engine
 # Two roots at a time, each root's output in one piece where make can.
 JOBS ?= 2
 # The tests of the others kill servers of the stack that they share, so each of those is tested alone.
 LEAVE_SERVERS_ALONE := feature-store-management ml-model-development
 IN_EVERY_ROOT = $(MAKE) --no-print-directory -j$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: help setup lock format check test test-unit test-integration test-e2e demo parity bench-features bench-models reproduce-handbook up-local down status logs reset clean
+.PHONY: help setup lock format check test test-unit test-integration test-e2e demo parity bench-features bench-models bench-serving \
+	reproduce-handbook fault-test test-images new-service up-local down status logs reset clean filled-test-stack
 
 help: ## List what can be done
 	@echo "make <target>    (SCALE=small|full, INSTANCE=name, PYTHON=python3.12)"
@@ -53,11 +55,24 @@ bench-features: setup ## The feature platform's speed, each figure beside a peer
 bench-models: setup ## One-row and batch speed of the release bundles beside MLflow, scikit-learn and the native libraries
 	@$(MAKE) --no-print-directory -C ml-model-development bench-models
 
+bench-serving: setup ## One decision end to end beside its floor, and throughput beside the usual way, MLflow, BentoML, MLServer, Ray Serve
+	@$(STACK) --instance bench up
+	@trap '($(STACK) --instance bench down)' EXIT; \
+	$(STACK) --instance bench exec -- $(MAKE) --no-print-directory -C ../ml-model-services bench-serving
+
 reproduce-handbook: setup ## Our fraud models beside the Fraud Detection Handbook's published figures (no stack needed; some minutes)
 	@cd feature-store-management && $(LOCAL_DIR)/venvs/feature-store-management/bin/python \
 		-m data_transformation_pipelines.python_scripts_feast.simulate_transactions --out $(LOCAL_DIR)/handbook/transactions
 	@$(MAKE) --no-print-directory -C ml-model-development reproduce-handbook \
 		LANDING=$(LOCAL_DIR)/handbook/transactions REPORTS=$(LOCAL_DIR)/reports
+
+fault-test: setup ## The services under kills, silent stores, full disks, overload and hostile input, full counts (hours; ONLY=name for one)
+	@$(MAKE) --no-print-directory filled-test-stack
+	@trap '($(TEST_STACK) down)' EXIT; \
+	$(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../ml-model-services fault-test ONLY=$(ONLY)
+
+new-service: setup ## A decision service that passes its own tests, to begin from (NAME=credit_limit_api)
+	@$(MAKE) --no-print-directory -C ml-model-services new-service NAME=$(NAME)
 
 up-local: setup ## Start the embedded stack and the APIs
 	@$(STACK) --instance $(INSTANCE) up --apis
@@ -86,12 +101,21 @@ test-e2e: setup ## The small demo, end to end, twice, checked against an oracle 
 	@$(MAKE) --no-print-directory -C $(PLATFORM) test-e2e
 
 test-integration: setup ## Tests of every root against the stack that the small demo has filled
+	@$(MAKE) --no-print-directory filled-test-stack
 	@trap '($(TEST_STACK) down)' EXIT; \
-	if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then ($(TEST_STACK) up); \
-	else (cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance test --scale small); fi; \
 	($(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(LEAVE_SERVERS_ALONE:%=integration/%)); \
 	for root in $(filter-out $(LEAVE_SERVERS_ALONE),$(ROOTS)); do \
 		($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
+
+test-images: setup ## Build the services' images and run them on a Docker Engine (Docker installed; root starts one where none runs)
+	@$(MAKE) --no-print-directory filled-test-stack
+	@trap '($(ENGINE) down); ($(TEST_STACK) down)' EXIT; \
+	$(ENGINE) exec -- $(PLATFORM_PY) -m local_stack --instance test exec -- \
+		$(MAKE) --no-print-directory -C ../ml-model-services test-images
+
+filled-test-stack:
+	@if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then $(TEST_STACK) up; \
+	else cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance test --scale small; fi
 
 check: setup ## Lint, formatting and types in every root; modifies nothing
 	@$(IN_EVERY_ROOT) $(ROOTS:%=check/%)
