@@ -46,6 +46,7 @@ def test_importing_a_service_does_nothing_and_loads_no_registry_client(service: 
         "assert threading.active_count() == 1\n"
         "assert set(os.listdir('.')) - before <= {'__pycache__'}\n"
         "assert 'mlflow' not in sys.modules and 'xgboost' not in sys.modules\n"
+        "assert 'opentelemetry.sdk' not in sys.modules and 'jwt' not in sys.modules\n"
     )
     environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
