@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -161,6 +162,7 @@ def _compiled(
         bodies.append(_Translator(feature.expression, seen=seen, columns=columns).translate())
         if unknown := sorted(seen - set(inputs)):
             raise ExpressionError(f"{feature.name}: unknown name {unknown[0]} in {feature.expression!r}")
+    bodies = _computed_once(bodies)
     arguments = ast.arguments(
         posonlyargs=[], args=[ast.arg(_ARGUMENT)], kwonlyargs=[], kw_defaults=[], defaults=[]
     )
@@ -170,6 +172,36 @@ def _compiled(
         code, {"__builtins__": {}} | scope
     )
     return compiled
+
+
+def _computed_once(bodies: Sequence[ast.expr]) -> list[ast.expr]:
+    """Return expressions in which each call that occurs again is computed at its first place and kept.
+
+    Every part of an expression is always evaluated, from left to right, so the first place comes first.
+    """
+    counts = Counter(_key(node) for body in bodies for node in ast.walk(body) if isinstance(node, ast.Call))
+    kept: dict[str, str] = {}
+    return [_Keeper(counts, kept).visit(body) for body in bodies]
+
+
+def _key(node: ast.AST) -> str:
+    return ast.dump(node)
+
+
+class _Keeper(ast.NodeTransformer):
+    def __init__(self, counts: Mapping[str, int], kept: dict[str, str]) -> None:
+        self._counts = counts
+        self._kept = kept
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        key = _key(node)
+        if self._counts[key] == 1:
+            return ast.Call(node.func, [self.visit(arg) for arg in node.args], [])
+        if key in self._kept:
+            return ast.Name(self._kept[key], ast.Load())
+        computed = ast.Call(node.func, [self.visit(arg) for arg in node.args], [])
+        self._kept[key] = name = f"__kept_{len(self._kept)}"
+        return ast.NamedExpr(ast.Name(name, ast.Store()), computed)
 
 
 class _Translator:

@@ -89,3 +89,22 @@ def test_columns_are_row_for_row_what_the_scalars_are(rows: list[tuple[float, fl
     for row, values in enumerate(rows):
         alone = scalar(dict(zip(("v", "d", "t"), values, strict=True)))
         np.testing.assert_array_equal([np.broadcast_to(c, len(rows))[row] for c in together], alone)
+
+
+@given(st.lists(floats, min_size=8, max_size=8))
+def test_what_is_computed_once_for_all_is_what_each_computes_alone(values: list[float]) -> None:
+    expressions = (
+        "coalesce(a, 0) + if_same_day(b, c, t) + 1",
+        "(coalesce(d, 0) + if_same_day(b, c, t) + 1) / (coalesce(a, 0) + if_same_day(b, c, t) + 1)",
+        "where(hour(t) <= 6, if_same_day(e, c, t), day(t) / day(t))",
+        "where(coalesce(a, 0) > f, day(t) - g, hour(t) * weekday(t + g))",
+        "1 / (1 / (coalesce(a, 0)))",
+    )
+    known = dict(zip("abcdefgt", values, strict=True))
+    features = [OnDemandFeature(f"f{at}", "float64", text) for at, text in enumerate(expressions)]
+    together = compile_features(features, set(known))(known)
+    alone = [evaluate(text, known) for text in expressions]
+    assert [repr(value) for value in together] == [repr(value) for value in alone]
+    with np.errstate(all="ignore"):
+        columns = compile_columns(features, set(known))({k: np.array([v]) for k, v in known.items()})
+    assert np.array_equal([float(column[0]) for column in columns], alone, equal_nan=True)

@@ -15,6 +15,7 @@ import re
 import resource
 import signal
 import time
+from collections import deque
 from types import FrameType
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from common_service_libs.error_handlers import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
 from common_service_libs.errors import Overloaded
 from common_service_libs.monitoring_middleware import SECURITY_HEADERS
+from common_service_libs.one_write import OneWrite
 from common_service_libs.resilience.admission import Admission
 
 HEALTH = frozenset({"/livez", "/readyz", "/metrics"})
@@ -36,6 +38,8 @@ IDLE_GRACE_SECONDS = 0.15
 RESERVED_DESCRIPTORS = 128
 _CONTENT_LENGTH = len("content-length")
 HEADERS_SECONDS = 10.0
+REFUSALS_A_SECOND = 4000
+TICK_SECONDS = 0.01
 _MAX_WRITE_BUFFER = 1 << 16
 _MAX_DROPPED_BYTES = 1 << 16
 _EXPECTED = "admission.expected"
@@ -143,16 +147,58 @@ def _closing(send: Send) -> Send:
     return send_and_close
 
 
+class Pace:
+    """Lets refusals go out at a bounded rate, so that refusing never takes the time from serving.
+
+    A client that is refused sends no more on its connection before it has read so: what is offered beyond the
+    rate is held up with it, by at most the number of connections over the rate.
+    """
+
+    def __init__(self, a_second: float = REFUSALS_A_SECOND) -> None:
+        self._a_tick = max(1, round(a_second * TICK_SECONDS))
+        self._left = self._a_tick
+        self._owing: deque[GuardedProtocol] = deque()
+        self._ticking = False
+
+    def answer(self, client: GuardedProtocol) -> None:
+        """Refuse a client, now or in its turn."""
+        if not self._ticking:
+            self._left, self._ticking = self._a_tick, True
+            client.loop.call_later(TICK_SECONDS, self._tick, client.loop)
+        if self._left:
+            self._left -= 1
+            client.refuse()
+        else:
+            client.owed = True
+            self._owing.append(client)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        spent = self._left < self._a_tick
+        self._left = self._a_tick
+        while self._owing and self._left:
+            client = self._owing.popleft()
+            if client.owed:
+                self._left -= 1
+                client.refuse()
+        self._ticking = spent or self._left < self._a_tick
+        if self._ticking:
+            loop.call_later(TICK_SECONDS, self._tick, loop)
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """Refuses requests and connections before they cost more than reading them.
 
-    `guard` and `max_connections` are set on the subclass that a server makes for itself.
+    `guard`, `pace` and `max_connections` are set on the subclass that a server makes for itself. `owed` says
+    that a refusal waits for its turn.
     """
 
     guard: GuardedApp
+    pace: Pace
     max_connections: int
+    owed = False
 
     _midway = False
+    _last = False
     _refused = False
     _dropped = 0
     _ending = False
@@ -161,7 +207,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or turn it away where there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, OneWrite(transport)))
         if len(self.connections) > self.max_connections:
             self.guard.admission.refuse_connection()
             transport.write(LAST_REFUSAL)
@@ -175,8 +221,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what has arrived; a request that comes whole and has no room is refused without parsing it."""
         admission = self.guard.admission
+        if self.owed:  # whoever does not wait for the reply gets it first
+            self.refuse()
         if admission.saturated and not self._midway and self._refusable(data) and admission.refuse():
-            self.transport.write(REFUSAL)
+            self.pace.answer(self)
             return
         super().data_received(data)
 
@@ -227,11 +275,16 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         self._refused = False
-        if self.transport.is_closing():
-            return
+        self._last = not self.parser.should_keep_alive()
+        if not self.transport.is_closing():
+            self.pace.answer(self)
+
+    def refuse(self) -> None:
+        """Write the refusal of a request that has arrived whole."""
+        self.owed = False
         # A client that sends and never reads is not written to for ever.
         deaf = self.transport.get_write_buffer_size() > _MAX_WRITE_BUFFER
-        if deaf or self.guard.drain.begun or self._ending or not self.parser.should_keep_alive():
+        if deaf or self.guard.drain.begun or self._ending or self._last:
             self._refuse_and_close()
             return
         self.transport.write(REFUSAL)
@@ -264,7 +317,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self.loop.call_later(IDLE_GRACE_SECONDS, self._end_if_idle)
 
     def _end_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self.owed:
+            self.refuse()
+        elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
 
@@ -312,7 +367,9 @@ def server_of(
     guard = GuardedApp(app, admission, drain)
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     bound = min(max_connections, max(1, allowed - RESERVED_DESCRIPTORS))
-    protocol = type("Protocol", (GuardedProtocol,), {"guard": guard, "max_connections": bound})
+    protocol = type(
+        "Protocol", (GuardedProtocol,), {"guard": guard, "pace": Pace(), "max_connections": bound}
+    )
     config = uvicorn.Config(
         guard,
         http=cast(type[asyncio.Protocol], protocol),
