@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from service_testkit import CONTRACTS
 
@@ -91,6 +91,7 @@ def test_columns_are_row_for_row_what_the_scalars_are(rows: list[tuple[float, fl
         np.testing.assert_array_equal([np.broadcast_to(c, len(rows))[row] for c in together], alone)
 
 
+@settings(deadline=None)  # each example compiles
 @given(st.lists(floats, min_size=8, max_size=8))
 def test_what_is_computed_once_for_all_is_what_each_computes_alone(values: list[float]) -> None:
     expressions = (
