@@ -15,7 +15,7 @@ from typing import Any
 from faults.recorded_service import RecordedService
 from faults.served_app import command_line, result
 
-KILLS = {"small": 3, "full": 100}
+KILLS = {"small": 2, "full": 100}
 
 
 def run(scale: str) -> dict[str, Any]:
