@@ -399,7 +399,7 @@ class _Reading:
         return rules
 
     def _rule(self, raw: Lined, document: PolicyDocument) -> Rule | None:
-        place, before = _place(raw), len(self.problems)
+        place = _place(raw)
         try:
             rule = convert(raw, RuleDocument, place)
         except Unreadable as error:
@@ -427,7 +427,7 @@ class _Reading:
             return None
         for number, example in enumerate(rule.examples, start=1):
             self._try(when, example, _example_line(raw, number), f"{place}: example {number}")
-        if len(self.problems) > before:
+        if rule.decision not in document.decisions:
             return None
         fields = {name: getattr(rule, name) for name in RuleDocument.__struct_fields__ if name != "when"}
         return Rule(when=when, **fields)
