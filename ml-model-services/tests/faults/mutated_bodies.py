@@ -20,7 +20,7 @@ from service_testkit import KEY
 
 from faults.served_app import BODIES, ServedApp, command_line, result
 
-BODIES_OF_A_SERVICE = {"small": 700, "full": 50_000}
+BODIES_OF_A_SERVICE = {"small": 400, "full": 50_000}
 SERVICES = {"small": ("fraud_detection_api",), "full": tuple(BODIES)}
 ANSWER_SECONDS = 5.0
 CONNECTIONS = 4

@@ -102,7 +102,9 @@ def _application(service: str, folder: Path, redis: FakeRedis, settings: Mapping
         put_view(
             redis.data, "viewer_id", VIEWER, "viewer_history", {"viewer_rated_movie_ids": "1,5,9,33"}, NOON
         )
-    made = settings_class(**settings_for(folder, redis) | dict(settings))
+    # The fakes run in the service's own process: on a busy machine they may need longer than a store would.
+    patient = {"online_store_deadline_seconds": 5.0, "online_store_connect_seconds": 5.0}
+    made = settings_class(**settings_for(folder, redis) | patient | dict(settings))
     registry.add(made.model_name, 1, folder / "bundle", build(folder / "bundle"))
     return create_app(made, runtime_class(made, registry=registry, sink=store, lookup=store))
 
