@@ -342,6 +342,7 @@ class AliasWatch:
         self._trial = trial
         self._seen = seen
         self._settled: ModelVersion | None = None
+        self._noted: ModelVersion | None = None
         self._registry_up = True
 
     def restore(self) -> None:
@@ -360,7 +361,7 @@ class AliasWatch:
             self._cache.discard(version.bundle_sha256)
             return
         self._on_outcome("restored")
-        self._settled = version
+        self._settled = self._noted = version
         if self._seen is not None:
             self._seen(version)
 
@@ -372,13 +373,23 @@ class AliasWatch:
         except RegistryError as error:
             self._note_registry(error)
             return
-        if version is None:
-            if self._seen is not None:
-                self._settled = None  # an alias that is set again is looked at again
-        elif version != self._settled:
+        if version is not None and version != self._settled:
             self._follow(version)
         if self._seen is not None:
+            self._note_answer(version)
             self._seen(version)
+
+    def _note_answer(self, version: ModelVersion | None) -> None:
+        """Keep the note of what is in service as the registry has it now: its tags, or that it is over."""
+        if version is None:
+            self._settled = self._noted = None  # an alias that is set again is looked at again
+            self._last_good.forget()
+        elif self._noted is not None and version == self._settled and version.tags != self._noted.tags:
+            self._note(replace(self._noted, tags=version.tags))
+
+    def _note(self, version: ModelVersion) -> None:
+        self._noted = version
+        self._last_good.write(version)
 
     def _follow(self, version: ModelVersion) -> None:
         kept = version.bundle_sha256 is not None and self._cache.path(version.bundle_sha256) is not None
@@ -412,7 +423,7 @@ class AliasWatch:
             return
         self._settled = version
         self._on_outcome("installed")
-        self._last_good.write(installed)
+        self._note(installed)
 
     def _refuse(self, version: ModelVersion, error: Exception) -> None:
         reason = str(error) if isinstance(error, ArtifactError) else f"{type(error).__name__}: {error}"

@@ -375,18 +375,19 @@ def test_another_alias_is_followed_with_its_tags_and_its_end_is_told(
     canary.poll()
     registry.tags[1] = {"canary_share": "0.2"}
     canary.poll()
+    noted = LastGood(tmp_path / "last_canary.json").read()
+    assert noted is not None
+    assert noted.tags == {"canary_share": "0.2"}, "a restart begins with the newest share"
     registry.silent = True
     canary.poll()
     registry.silent = False
     del registry.aliases["canary"]
     canary.poll()
+    assert LastGood(tmp_path / "last_canary.json").read() is None
     registry.aliases["canary"] = 1
     canary.poll()
     assert installed == [1, 1]
     assert seen == [None, "0.1", "0.2", None, "0.2"], "a silent registry says nothing"
-    noted = LastGood(tmp_path / "last_canary.json").read()
-    assert noted is not None
-    assert noted.tags == {"canary_share": "0.2"}
 
 
 def test_a_tag_is_written_through_the_rest_interface(

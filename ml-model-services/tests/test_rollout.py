@@ -265,6 +265,7 @@ def test_the_command_adds_up_what_all_processes_saw(
     assert command.main(["status", "--service", "fraud_detection_api"]) == 0
     status = msgspec.json.decode(capsys.readouterr().out)
     assert (status["processes"], status["share"], status["aborted"]) == (2, 0.1, None)
+    assert status["verdict"] == report["verdict"] == "continue"
     assert command.main(["status", "--service", "another"]) == 1
     assert "no rollout of another" in capsys.readouterr().err
 

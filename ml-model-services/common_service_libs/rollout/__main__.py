@@ -58,10 +58,10 @@ def _show(options: argparse.Namespace) -> int:
         print(f"no rollout of {options.service} in the last {options.window_seconds:.0f} s", file=sys.stderr)
         return 1
     same = [part for part in parts if part.bundles == parts[-1].bundles]
-    if options.command == "status":
-        _print(_status(same, notes))
-        return 0
     report = verdict_on(same, now - options.window_seconds)
+    if options.command == "status":
+        _print(_status(same, notes) | {"verdict": report and report.verdict})
+        return 0
     if report is None:
         print(f"{options.service} has no canary", file=sys.stderr)
         return 1
@@ -80,7 +80,6 @@ def _status(parts: list[Part], notes: Notes) -> dict[str, object]:
         "aborted": notes.aborted(),
         "processes": len(parts),
         "updated_seconds_ago": round(time.time() - newest.updated_at, 1),
-        "verdict": None if newest.report is None else newest.report.verdict,
     }
 
 

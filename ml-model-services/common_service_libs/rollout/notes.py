@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from common_service_libs.rollout.verdict import Report
 from common_service_libs.rollout.window import Slice
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct):
-    """What one process writes down: who takes part, what was seen, and the verdict it came to."""
+    """What one process writes down: who takes part, and what was seen."""
 
     service: str
     updated_at: float
@@ -44,7 +43,6 @@ class Part(msgspec.Struct):
     slices: list[Slice]
     reference: tuple[int, ...] | None = None
     mildest: str | None = None
-    report: Report | None = None
 
     @property
     def bundles(self) -> tuple[str | None, ...]:

@@ -344,7 +344,6 @@ class Rollout:
             slices=self._window.slices,
             reference=None if canary is None else canary.reference,
             mildest=self._decisions.policy.decisions[0],
-            report=self.report,
         )
 
     def document(self) -> dict[str, Any]:
