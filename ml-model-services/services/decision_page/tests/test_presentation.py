@@ -9,7 +9,7 @@ from app.core import catalogue, client, guard
 from app.core.catalogue import Catalogue, UnreadableLine, read_new_movies
 from app.presentation import charts, html, words
 from app.presentation.charts import Point
-from app.tabs import fraud
+from app.tabs import fraud, parts
 from conftest import THRESHOLDS, explanation, reply, summary
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from common_service_libs.label_engine.reason_codes import reason_codes
 SPACE = words.NBSP
 
 
-@pytest.mark.parametrize("module", [words, charts, catalogue, client, guard, fraud])
+@pytest.mark.parametrize("module", [words, charts, catalogue, client, guard, fraud, parts])
 def test_the_examples_in_the_code_hold(module: Any) -> None:
     found = doctest.testmod(module)
     assert found.attempted > 0

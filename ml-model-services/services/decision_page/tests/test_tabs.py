@@ -12,7 +12,7 @@ from app.core.catalogue import Catalogue
 from app.core.services import Services
 from app.page import build_page, states
 from app.tabs.churn import ChurnTab, difference_words
-from app.tabs.decisions import DecisionsTab, rows_of
+from app.tabs.decisions import DecisionsTab, collect, rows_of
 from app.tabs.fraud import WHAT_IF, FraudTab, WrongTime, amount_cases, case_of, hour_cases
 from app.tabs.models import cards
 from app.tabs.movies import MoviesTab, request_of
@@ -112,10 +112,11 @@ def test_two_subscribers_are_compared_in_words_and_bars(services: Services, fake
     )
     with gr.Blocks():
         tab = ChurnTab(services)
-    found = tab.compare(70, 20)
+    found = tab.compare(70, "20")
     assert "Subscriber 70 is 50.0 percentage points likelier to leave than 20." in found[tab.moved]
     assert "class='pair second'" in found[tab.moved]
-    assert "Enter two subscribers" in tab.compare(70, None)[tab.card]
+    assert "Enter two subscribers" in tab.compare(70, "")[tab.card]
+    assert "Compare with: write a whole number" in tab.compare(70, "x")[tab.card]
     assert difference_words(reply(score=0.5), reply(score=0.5), 1, 2).endswith("equally likely to leave.")
     first, second = tab.score(70)
     assert "Call the subscriber" in first[tab.card]
@@ -164,17 +165,19 @@ def test_recommendations_have_titles_genres_and_reasons(movies: MoviesTab, fake:
 
 
 def test_a_viewer_alone_is_asked_for_without_a_history() -> None:
-    assert request_of(42, [], 5, None, True) == {"k": 5, "exclude_seen": False, "viewer_id": 42}
+    assert request_of("42", [], 5, None, True) == {"k": 5, "exclude_seen": False, "viewer_id": 42}
     assert request_of(None, None, 5, None, True)["history"] == []
 
 
 def test_new_movies_are_sent_as_written_and_a_wrong_line_is_named(
     movies: MoviesTab, fake: FakeService
 ) -> None:
-    movies.rank_new(42, [], 8, [], False, "A title | 2026 | Drama")
+    movies.rank_new("42", [], 8, [], False, "A title | 2026 | Drama")
     sent = json.loads(fake.asked[0].content)["movies"]
     assert [(movie["year"], movie["genres"]) for movie in sent] == [(2026, ["Drama"])]
-    assert "line 1" in movies.rank_new(42, [], 8, [], False, "A | B")
+    assert "line 1" in movies.rank_new("42", [], 8, [], False, "A | B")
+    assert "Viewer: write a whole number" in movies.rank_new("x", [], 8, [], False, "A")
+    assert "Viewer: write a whole number" in movies.recommend("4.5", [], 8, [], False)
 
 
 def test_ticking_adds_and_unticking_takes_away_only_what_is_shown(movies: MoviesTab) -> None:
@@ -188,7 +191,12 @@ def test_ticking_adds_and_unticking_takes_away_only_what_is_shown(movies: Movies
 @pytest.fixture
 def decisions(services: Services, fake: FakeService, titles: Path) -> DecisionsTab:
     what_if = summary("w", request={"transaction_id": WHAT_IF})
-    fake.answers["GET", "/decisions"] = {"decisions": [summary("one"), what_if], "next": "later"}
+
+    def page(request: httpx.Request) -> dict[str, Any]:
+        first = "before" not in request.url.params
+        return {"decisions": [summary("one"), what_if] if first else [], "next": "later" if first else None}
+
+    fake.answers["GET", "/decisions"] = page
     with gr.Blocks():
         return DecisionsTab(services, Catalogue.read(titles))
 
@@ -196,18 +204,41 @@ def decisions(services: Services, fake: FakeService, titles: Path) -> DecisionsT
 def test_recent_decisions_are_listed_with_plots_and_a_way_to_older_ones(
     decisions: DecisionsTab, fake: FakeService
 ) -> None:
-    found = decisions.listing("Fraud", 50, True)
+    found = decisions.listing("Fraud", 1, True)
     assert [row[-1] for row in found[decisions.table]] == ["one"]
-    assert "1 what-if points are left out" in found[decisions.said]
-    assert found[decisions.cursor] == "later"
+    assert "1 what-if points are left out" in decisions.listing("Fraud", 50, True)[decisions.said]
+    assert found[decisions.cursor] == "2026-01-31T12:00:00.000000Z,one"
     assert found[decisions.scores] is not None
-    assert len(decisions.listing("Fraud", 50, False)[decisions.table]) == 2
-    decisions.listing("Fraud", 50, True, "later")
-    assert [asked.url.params["before"] for asked in fake.asked if "before" in asked.url.params] == ["later"]
+    assert found[decisions.older_button].interactive
+    assert len(decisions.listing("Fraud", 2, False)[decisions.table]) == 2
+    older = decisions.listing("Fraud", 1, True, "later")
+    assert fake.asked[-2].url.params["before"] == "later"
+    assert not older[decisions.older_button].interactive
     fake.answers["GET", "/decisions"] = httpx.Response(503)
     away = decisions.listing("Fraud", 50, True)
     assert "overloaded or starting" in away[decisions.said]
     assert away[decisions.table] == []
+
+
+def test_what_if_points_do_not_crowd_out_the_other_decisions(services: Services, fake: FakeService) -> None:
+    rows = [summary(f"{i}", request={"transaction_id": WHAT_IF if i % 50 else None}) for i in range(400)]
+
+    def page(request: httpx.Request) -> dict[str, Any]:
+        at = int(request.url.params.get("before", ",-1").partition(",")[2]) + 1
+        end = at + int(request.url.params["limit"])
+        return {"decisions": rows[at:end], "next": f"t,{end - 1}" if end < len(rows) else None}
+
+    fake.answers["GET", "/decisions"] = page
+    found, left_out, cursor = collect(services.fraud, 6, True, None)
+    assert [row["request_id"] for row in found] == ["0", "50", "100", "150", "200", "250"]
+    assert left_out == 245
+    again, _, cursor = collect(services.fraud, 6, True, cursor)
+    assert [row["request_id"] for row in again] == ["300", "350"]
+    assert cursor is None
+    fake.asked.clear()
+    rows[:] = [summary(f"{i}", request={"transaction_id": WHAT_IF}) for i in range(5000)]
+    assert collect(services.fraud, 6, True, None)[0] == []
+    assert len(fake.asked) == 5
 
 
 def test_a_row_says_what_was_asked_and_what_came_of_it() -> None:
@@ -229,8 +260,9 @@ def test_an_id_stays_one_part_of_the_path_whatever_is_entered(
 def test_a_decision_is_shown_and_replayed(decisions: DecisionsTab, fake: FakeService) -> None:
     fake.answers["GET", "/decisions/one"] = reply() | {
         "service": "fraud_detection_api", "requested_at": "2026-01-31T12:00:00Z",
-        "entity_ids": {"customer_id": 5}, "request": CASE, "features": {"tx_amount": 20.0}, "model_name": "fraud-detection-model",
-        "model_version": 3, "bundle_sha256": "b" * 64, "policy_version": 2, "policy_sha256": "c" * 64,
+        "entity_ids": {"customer_id": 5}, "request": CASE, "features": {"tx_amount": 20.0},
+        "model_name": "fraud-detection-model", "model_version": 3, "bundle_sha256": "b" * 64,
+        "policy_version": 2, "policy_sha256": "c" * 64,
         "feature_status": {"customer_daily": {"status": "present", "event_timestamp": None}},
     }  # fmt: skip
     found = decisions.replay("Fraud", "one")

@@ -151,9 +151,9 @@ def _threshold_lines(figure: go.Figure, thresholds: Mapping[str, float], *, vert
     for name, limit in thresholds_in_order(thresholds):
         line = {"line_dash": "dot", "line_color": colour_of(name), "line_width": 1.5, "annotation_text": name}
         if vertical:
-            figure.add_vline(limit * 100, annotation_position="top right", **line)
+            figure.add_vline(limit * 100, annotation_position="top", **line)
         else:
-            figure.add_hline(limit * 100, annotation_position="top left", **line)
+            figure.add_hline(limit * 100, annotation_position="right", **line)
 
 
 def gauge(score: float, thresholds: Mapping[str, float], decision: str) -> go.Figure:
@@ -243,6 +243,7 @@ def curve(
             )
         )
     figure = _layout(figure, 280)
+    figure.update_layout(margin={"r": 60})  # where the thresholds are named
     figure.update_xaxes(title=axis)
     if hours:
         figure.update_xaxes(range=[-0.5, 23.5], dtick=3)
@@ -268,6 +269,7 @@ def score_distribution(decisions: Sequence[Mapping[str, Any]], thresholds: Mappi
     )
     _threshold_lines(figure, thresholds, vertical=True)
     figure = _layout(figure, 250, barmode="stack", bargap=0.08)
+    figure.update_layout(margin={"t": 30})  # where the thresholds are named
     figure.update_xaxes(title="score, %", range=[low * 100, high * 100])
     return figure.update_yaxes(title="decisions")
 

@@ -280,8 +280,9 @@ def _movie(
 
 _PARTS = ("history", "content", "popularity")
 _PARTS_LEGEND = (
-    "What a score is made of: <i class='key history'></i> liked by viewers with such a history, "
-    "<i class='key content'></i> genres and age, <i class='key popularity'></i> popularity."
+    "What a score is made of: <span><i class='key history'></i> liked by viewers with such a history,</span> "
+    "<span><i class='key content'></i> genres and age,</span> "
+    "<span><i class='key popularity'></i> popularity.</span>"
 )
 
 

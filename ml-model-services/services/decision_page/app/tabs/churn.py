@@ -10,7 +10,16 @@ import gradio as gr
 from app.core.client import ServiceClient, Trouble
 from app.core.services import Services, thresholds_of
 from app.presentation import charts, html
-from app.tabs.parts import QUIET, Update, explained, plot, said
+from app.tabs.parts import (
+    QUIET,
+    NotANumber,
+    Update,
+    explained,
+    optional_id,
+    optional_id_box,
+    plot,
+    said,
+)
 
 PROFILES = (
     "The service reads a subscriber's profile from the online store, so another profile means another "
@@ -52,10 +61,9 @@ class ChurnTab:
 
     def _add_inputs(self) -> None:
         gr.Markdown("### The subscriber")
-        whole: dict[str, Any] = {"precision": 0}
-        self.subscriber = gr.Number(1207, label="Subscriber", elem_id="subscriber", **whole)
+        self.subscriber = gr.Number(1207, label="Subscriber", elem_id="subscriber", precision=0)
         self.score_button = gr.Button("Score", variant="primary", elem_id="churn-score")
-        self.other = gr.Number(None, label="Compare with (optional)", elem_id="other", **whole)
+        self.other = optional_id_box("Compare with (optional)", "other")
         self.compare_button = gr.Button("Compare", elem_id="compare")
         gr.HTML(html.hint(PROFILES), padding=False)
 
@@ -76,11 +84,15 @@ class ChurnTab:
         yield {**self._shown(reply, thresholds_of(self._client)), self.other_card: gr.HTML("", visible=False)}
         yield {self.moved: explained(self._client, reply["request_id"])}
 
-    def compare(self, subscriber: float | None, other: float | None) -> Update:
+    def compare(self, subscriber: float | None, other: str | None) -> Update:
         """Decide two subscribers, and set what moved their scores side by side."""
-        if subscriber is None or other is None:
+        try:
+            two = optional_id(other, "Compare with")
+        except NotANumber as error:
+            return self._failed(str(error))
+        if subscriber is None or two is None:
             return self._failed("Please correct this. Enter two subscribers to compare.")
-        one, two = int(subscriber), int(other)
+        one = int(subscriber)
         try:
             first, second = decided(self._client, one), decided(self._client, two)
             why, why_other = (

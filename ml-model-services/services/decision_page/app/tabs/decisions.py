@@ -9,7 +9,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from app.core.catalogue import Catalogue
-from app.core.client import Trouble
+from app.core.client import ServiceClient, Trouble
 from app.core.services import Services, thresholds_of
 from app.presentation import charts, html
 from app.presentation.words import DASH, milliseconds, moment, percent
@@ -17,6 +17,7 @@ from app.tabs.fraud import WHAT_IF
 from app.tabs.parts import QUIET, Update, plot, said
 
 HEAD = ["Time (UTC)", "Asked", "Decision", "Score", "Degraded", "Took", "Id"]
+PAGE, MOST_PAGES = 200, 5
 ID_COLUMN = len(HEAD) - 1
 NOTHING_CHOSEN = "Choose a decision in the table, or enter its id."
 
@@ -40,6 +41,31 @@ def rows_of(decisions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for decision in decisions
     ]
+
+
+def collect(
+    client: ServiceClient, count: int, hide: bool, before: str | None
+) -> tuple[list[dict[str, Any]], int, str | None]:
+    """Return so many decisions, how many what-if points were left out between them, and the next cursor.
+
+    Asks for MOST_PAGES pages at most; raises Trouble.
+    """
+    found: list[dict[str, Any]] = []
+    left_out = 0
+    for _ in range(MOST_PAGES):
+        limit = PAGE if hide else count
+        page = client.get("/decisions", {"limit": limit} | ({} if before is None else {"before": before}))
+        before = page["next"]
+        for decision in page["decisions"]:
+            if hide and is_what_if(decision):
+                left_out += 1
+                continue
+            found.append(decision)
+            if len(found) == count and decision is not page["decisions"][-1]:
+                return found, left_out, f"{decision['requested_at']},{decision['request_id']}"
+        if before is None or len(found) >= count:
+            break
+    return found, left_out, before
 
 
 class DecisionsTab:
@@ -118,21 +144,18 @@ class DecisionsTab:
         event(self.listing, self.choices, self.listed, **QUIET)
 
     def listing(self, which: str, count: int, hide: bool, before: str | None = None) -> Update:
-        """Show a page of decisions."""
+        """Show the newest decisions, or those before a cursor."""
         client = self._clients[which]
-        parameters = {"limit": count} | ({} if before is None else {"before": before})
         try:
-            page = client.get("/decisions", parameters)
+            decisions, left_out, cursor = collect(client, count, hide, before)
         except Trouble as trouble:
             return {self.said: html.trouble(trouble.sentence), **self._drawn([], {}), **self._rows([], None)}
-        decisions = [d for d in page["decisions"] if not (hide and is_what_if(d))]
-        left_out = len(page["decisions"]) - len(decisions)
         words = charts.summary_words(charts.summarize(decisions))
         words += f" {left_out} what-if points are left out." if left_out else ""
         return {
             self.said: html.hint(words),
             **self._drawn(decisions, thresholds_of(client)),
-            **self._rows(decisions, page["next"]),
+            **self._rows(decisions, cursor),
         }
 
     def _drawn(self, decisions: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float]) -> Update:

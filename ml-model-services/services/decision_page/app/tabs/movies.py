@@ -11,7 +11,7 @@ from app.core.catalogue import Catalogue, Movie, UnreadableLine, read_new_movies
 from app.core.client import Trouble
 from app.core.services import Services
 from app.presentation import html
-from app.tabs.parts import QUIET, Update, said
+from app.tabs.parts import QUIET, NotANumber, Update, optional_id, optional_id_box, said
 
 GENRES = (
     "Action", "Adventure", "Children", "Comedy", "Crime", "Drama", "Fantasy", "Romance", "Sci-Fi", "Thriller"
@@ -25,13 +25,14 @@ WHOLE = "Movies and viewers are MovieLens'; viewers have the numbers 1 to 671."
 
 
 def request_of(
-    viewer: float | None, picked: Sequence[int] | None, count: float, genres: Sequence[str] | None, seen: bool
+    viewer: str | None, picked: Sequence[int] | None, count: float, genres: Sequence[str] | None, seen: bool
 ) -> dict[str, Any]:
-    """Return what is asked of the service: a viewer, a history, or both."""
+    """Return what is asked of the service: a viewer, a history, or both; raises NotANumber."""
     asked: dict[str, Any] = {"k": int(count), "exclude_seen": not seen}
-    if viewer is not None:
-        asked["viewer_id"] = int(viewer)
-    if picked or viewer is None:
+    viewer_id = optional_id(viewer, "Viewer")
+    if viewer_id is not None:
+        asked["viewer_id"] = viewer_id
+    if picked or viewer_id is None:
         asked["history"] = [int(movie) for movie in picked or ()]
     if genres:
         asked["genres"] = list(genres)
@@ -59,7 +60,8 @@ class MoviesTab:
 
     def _add_history(self) -> None:
         gr.Markdown("### Who is it for")
-        self.viewer = gr.Number(None, label="Viewer (optional)", precision=0, elem_id="viewer", info=WHOLE)
+        self.viewer = optional_id_box("Viewer (optional)", "viewer")
+        gr.HTML(html.hint(WHOLE))
         self.query = gr.Textbox(
             label="Find movies by title", placeholder="for example: star wars", max_lines=1, elem_id="find"
         )
@@ -125,16 +127,21 @@ class MoviesTab:
 
     def recommend(self, *asked: Any) -> str:
         """Recommend movies, and say why each of them."""
-        return self._listed("/recommend", request_of(*asked), self._catalogue)
+        try:
+            return self._listed("/recommend", request_of(*asked), self._catalogue)
+        except NotANumber as error:
+            return html.trouble(str(error))
 
     def rank_new(self, *asked: Any) -> str:
         """Rank the movies entered, which nobody has rated."""
         *wishes, text = asked
         try:
             movies = read_new_movies(text or "")
+            body = request_of(*wishes)
         except UnreadableLine as error:
             return html.trouble(f"New movies, line {error.number}: write it as title | year | genre, genre.")
-        body = request_of(*wishes)
+        except NotANumber as error:
+            return html.trouble(str(error))
         if movies:
             body["movies"] = [new_movie(movie) for movie in movies]
         return self._listed("/recommend_new_movies", body, self._catalogue.with_movies(movies))
