@@ -1,0 +1,1 @@
+"""The template of a decision service: `python -m service_template.create NAME`."""
