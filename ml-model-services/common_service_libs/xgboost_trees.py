@@ -2,8 +2,8 @@
 
 LightGBM's C API keeps what a prediction needs from call to call and scores a row of 300 trees in some
 microseconds; XGBoost's builds it anew each time. Nothing is approximated. XGBoost goes left where `x < t` in
-single precision, LightGBM where `x <= t` in double: the threshold becomes the single before `t`. A null follows
-the direction that XGBoost learned. Leaves are added in double precision, where XGBoost adds singles.
+single precision, LightGBM where `x <= t` in double: the threshold becomes the single before `t`. A null
+follows the direction that XGBoost learned. Leaves are added in double precision, where XGBoost adds singles.
 
 Only what this project trains is taken over, trees for one binary logistic score without categorical splits;
 anything else is None, and XGBoost itself scores it.
@@ -129,13 +129,9 @@ def _converted(learner: Mapping[str, Any], features: int) -> Forest | None:
 
 
 def _simple(tree: Mapping[str, Any]) -> bool:
-    splits = tree["left_children"] != -1
-    one_value = int(tree["tree_param"]["size_leaf_vector"]) <= 1
-    return (
-        one_value
-        and not np.any(tree["split_type"])
-        and bool(np.all(np.isfinite(tree["split_conditions"][splits])))
-    )
+    if not np.all(np.isfinite(tree["split_conditions"])):
+        raise ValueError("a threshold or leaf that is no number")
+    return int(tree["tree_param"]["size_leaf_vector"]) <= 1 and not np.any(tree["split_type"])
 
 
 def _logit(base_score: str) -> float:
@@ -144,7 +140,7 @@ def _logit(base_score: str) -> float:
 
 
 def _text(trees: Sequence[Mapping[str, Any]], features: int) -> str:
-    blocks = [f"Tree={number}\n{_tree(tree)}\n\n\n" for number, tree in enumerate(trees)]
+    blocks = [f"Tree={number}\n{_tree(tree, features)}\n\n\n" for number, tree in enumerate(trees)]
     names = " ".join(f"f{index}" for index in range(features))
     head = {
         "version": "v4", "num_class": 1, "num_tree_per_iteration": 1, "label_index": 0,
@@ -155,17 +151,27 @@ def _text(trees: Sequence[Mapping[str, Any]], features: int) -> str:
     return "tree\n" + _lines(head) + "\n\n" + "".join(blocks) + "end of trees\n"
 
 
-def _tree(tree: Mapping[str, Any]) -> str:
-    """Return one tree; nodes that splits lead to are numbered anew, leaves as -1, -2, ..."""
+def _tree(tree: Mapping[str, Any], features: int) -> str:
+    """Return one tree; its splits are numbered 0, 1, ..., its leaves -1, -2, ...
+
+    Raises ValueError for what no tree is: the library that gets it would not look.
+    """
     left, right = tree["left_children"].tolist(), tree["right_children"].tolist()
-    order, waiting = [], [0]
+    order, waiting, met = [], [0], bytearray(len(left))
     while waiting:
         node = waiting.pop()
+        if not 0 <= node < len(left) or met[node]:
+            raise ValueError("the nodes are no tree")
+        met[node] = 1
         order.append(node)
         if left[node] != -1:
             waiting += [right[node], left[node]]
     splits = [node for node in order if left[node] != -1]
     leaves = [node for node in order if left[node] == -1]
+    indices = tree["split_indices"].tolist()
+    read = [indices[node] for node in splits]
+    if not all(0 <= feature < features for feature in read):
+        raise ValueError("a split on a feature that there is not")
     number = {node: index for index, node in enumerate(splits)}
     number |= {node: ~index for index, node in enumerate(leaves)}
     conditions = tree["split_conditions"].astype(np.float32)
@@ -174,7 +180,7 @@ def _tree(tree: Mapping[str, Any]) -> str:
     members = {
         "num_leaves": len(leaves),
         "num_cat": 0,
-        "split_feature": _row(tree["split_indices"].tolist()[node] for node in splits),
+        "split_feature": _row(read),
         "split_gain": _row(0 for _ in splits),
         "threshold": _row(repr(below[node]) for node in splits),
         "decision_type": _row(_NULL_GOES_LEFT if goes_left[node] else _NULL_GOES_RIGHT for node in splits),

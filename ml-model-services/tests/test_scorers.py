@@ -14,7 +14,7 @@ import pytest
 import xgboost
 from service_testkit import churn_bundle
 
-from common_service_libs import scorers
+from common_service_libs import scorers, xgboost_trees
 from common_service_libs.errors import BundleError
 from common_service_libs.scorers import ForestScorer, load_scorer
 from common_service_libs.xgboost_library import XgboostModel
@@ -156,6 +156,31 @@ def test_a_model_file_that_ends_early_or_is_altered_is_refused(cut: int) -> None
     content = content_of(trained(3))
     with pytest.raises(BundleError, match="not an XGBoost model"):
         load_scorer("xgboost", content[:cut], FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("array", "node", "value"),
+    [
+        ("left_children", 0, 0),  # its own child
+        ("right_children", 1, 0),  # back to the root
+        ("right_children", 0, 10_000),
+        ("left_children", 0, -7),
+        ("split_indices", 0, FEATURES),
+        ("split_indices", 0, -1),
+        ("split_conditions", 0, math.nan),
+        ("split_conditions", -1, math.inf),
+    ],
+)
+def test_trees_that_are_none_are_refused_before_a_library_sees_them(
+    array: str, node: int, value: float
+) -> None:
+    learner = read_ubj(content_of(trained(3)))["learner"]
+    tree = learner["gradient_booster"]["model"]["trees"][1]
+    altered = tree[array].copy()
+    altered[node] = value
+    tree[array] = altered
+    with pytest.raises(ValueError, match=r"no tree|that there is not|no number"):
+        xgboost_trees._converted(learner, FEATURES)
 
 
 def test_a_model_of_another_width_is_refused() -> None:
