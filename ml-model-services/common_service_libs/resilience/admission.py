@@ -32,7 +32,7 @@ class Refusal(StrEnum):
 class Admission:
     """At most `concurrent` requests at a time and `queued` waiting, each to be answered within `deadline`.
 
-    `on_refusal` is told of every request that is refused. For one event loop.
+    `on_refusal` is told of every request that is refused; `finished` counts the others. For one event loop.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Admission:
         self._on_refusal = on_refusal
         self._running = 0
         self._coming = 0
+        self.finished = 0
         self._waiting: deque[tuple[asyncio.Future[bool], float]] = deque()
         self._emptied = clock()
         self._gap = 0.0  # seconds from one finished request to the next, while others wait
@@ -123,6 +124,7 @@ class Admission:
 
     def leave(self) -> None:
         """Note that a request is finished, and let the next one in."""
+        self.finished += 1
         if not self._waiting:
             self._running -= 1
             return

@@ -39,7 +39,11 @@ RESERVED_DESCRIPTORS = 128
 _CONTENT_LENGTH = len("content-length")
 HEADERS_SECONDS = 10.0
 REFUSALS_A_SECOND = 4000
+REFUSALS_A_DECISION = 1.5
 TICK_SECONDS = 0.01
+LATE_SECONDS = 0.003
+A_TICK = round(REFUSALS_A_SECOND * TICK_SECONDS)
+LEAST_A_TICK = 2
 _MAX_WRITE_BUFFER = 1 << 16
 _MAX_DROPPED_BYTES = 1 << 16
 _EXPECTED = "admission.expected"
@@ -150,21 +154,24 @@ def _closing(send: Send) -> Send:
 class Pace:
     """Lets refusals go out at a bounded rate, so that refusing never takes the time from serving.
 
-    A client that is refused sends no more on its connection before it has read so: what is offered beyond the
-    rate is held up with it, by at most the number of connections over the rate.
+    While the event loop has time, that is `REFUSALS_A_SECOND`; while it has not, so many for each request
+    that is finished. A client that is refused sends no more on its connection before it has read so: what is
+    offered beyond the rate is held up with it.
     """
 
-    def __init__(self, a_second: float = REFUSALS_A_SECOND) -> None:
-        self._a_tick = max(1, round(a_second * TICK_SECONDS))
-        self._left = self._a_tick
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._left = A_TICK
         self._owing: deque[GuardedProtocol] = deque()
         self._ticking = False
+        self._due = 0.0
+        self._finished = 0
 
     def answer(self, client: GuardedProtocol) -> None:
         """Refuse a client, now or in its turn."""
         if not self._ticking:
-            self._left, self._ticking = self._a_tick, True
-            client.loop.call_later(TICK_SECONDS, self._tick, client.loop)
+            self._ticking, self._left, self._finished = True, A_TICK, self._admission.finished
+            self._next_tick(client.loop)
         if self._left:
             self._left -= 1
             client.refuse()
@@ -172,17 +179,25 @@ class Pace:
             client.owed = True
             self._owing.append(client)
 
+    def _next_tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = loop.time() + TICK_SECONDS
+        loop.call_at(self._due, self._tick, loop)
+
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        spent = self._left < self._a_tick
-        self._left = self._a_tick
-        while self._owing and self._left:
+        finished, self._finished = self._admission.finished - self._finished, self._admission.finished
+        busy = loop.time() - self._due > LATE_SECONDS
+        left = min(A_TICK, LEAST_A_TICK + int(REFUSALS_A_DECISION * finished)) if busy else A_TICK
+        quiet = self._left == A_TICK
+        while self._owing and left:
             client = self._owing.popleft()
             if client.owed:
-                self._left -= 1
+                left -= 1
+                quiet = False
                 client.refuse()
-        self._ticking = spent or self._left < self._a_tick
+        self._left = left
+        self._ticking = not quiet
         if self._ticking:
-            loop.call_later(TICK_SECONDS, self._tick, loop)
+            self._next_tick(loop)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -265,7 +280,7 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_body(body)
             return
         self._dropped += len(body)
-        if self._dropped > _MAX_DROPPED_BYTES:
+        if self._dropped > _MAX_DROPPED_BYTES and not self.transport.is_closing():
             self._refuse_and_close()
 
     def on_message_complete(self) -> None:
@@ -282,6 +297,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def refuse(self) -> None:
         """Write the refusal of a request that has arrived whole."""
         self.owed = False
+        if self.transport.is_closing():
+            return
         # A client that sends and never reads is not written to for ever.
         deaf = self.transport.get_write_buffer_size() > _MAX_WRITE_BUFFER
         if deaf or self.guard.drain.begun or self._ending or self._last:
@@ -294,9 +311,8 @@ class GuardedProtocol(HttpToolsProtocol):
             )
 
     def _refuse_and_close(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(LAST_REFUSAL)
-            self.transport.close()
+        self.transport.write(LAST_REFUSAL)
+        self.transport.close()
 
     def sweep(self, now: float) -> None:
         """End the connection if the head of a request, or a body nobody wants, takes too long to arrive."""
@@ -368,7 +384,7 @@ def server_of(
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     bound = min(max_connections, max(1, allowed - RESERVED_DESCRIPTORS))
     protocol = type(
-        "Protocol", (GuardedProtocol,), {"guard": guard, "pace": Pace(), "max_connections": bound}
+        "Protocol", (GuardedProtocol,), {"guard": guard, "pace": Pace(admission), "max_connections": bound}
     )
     config = uvicorn.Config(
         guard,

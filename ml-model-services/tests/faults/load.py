@@ -2,8 +2,8 @@
 
 A request is due at a moment of the plan and its latency counts from there, so that a server that stands still
 is not spared the requests it kept from being sent. Requests wait for a free one among so many connections.
-Every request gets one row: when it was due, its latency, the status (0: no reply), what was asked, and the
-ladder's rung. Times are those of the machine's monotonic clock.
+One that waits longer than its client's patience is never sent. Every request gets one row, see `Sample`;
+times are those of the machine's monotonic clock.
 
     python tests/faults/load.py '{"port": 8001, "path": "/predict", "headers": {...}, "bodies": [...],
         "rate": 200, "seconds": 5, "connections": 32, "out": "samples.json"}'
@@ -25,6 +25,8 @@ from typing import Any, Self, cast
 
 TICK_SECONDS = 0.002
 LAST_REPLY_SECONDS = 10.0
+PATIENCE_SECONDS = 2.0
+NO_REPLY, NEVER_SENT = 0, 1
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RUNG = re.compile(rb'"rung":"(\w+)"')
 _DEGRADED = b'"degraded":true'
@@ -32,7 +34,10 @@ _DEGRADED = b'"degraded":true'
 
 @dataclass
 class Sample:
-    """One request: the moment it was due and its latency in seconds, status, index of the body, rung."""
+    """One request: the moment it was due and its latency in seconds, how long of that it waited to be sent.
+
+    `status` is 0 where there was no reply, 1 where it was never sent; `body` is the index of what was asked.
+    """
 
     due: float
     seconds: float
@@ -40,6 +45,7 @@ class Sample:
     body: int
     rung: str
     degraded: bool
+    waited: float = 0.0
 
 
 class _Connection(asyncio.Protocol):
@@ -48,7 +54,7 @@ class _Connection(asyncio.Protocol):
         self._received = b""
         self._expected = -1
         self.transport: asyncio.Transport | None = None
-        self.due = math.nan
+        self.due = self.sent = math.nan
         self.body = -1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,7 +63,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, request: bytes, due: float, body: int) -> None:
         assert self.transport is not None
-        self.due, self.body = due, body
+        self.due, self.body, self.sent = due, body, time.monotonic()
         self._received, self._expected = b"", -1
         self.transport.write(request)
 
@@ -95,6 +101,7 @@ class Load:
         self._closed_loop = False
         self._connecting: set[asyncio.Task[Any]] = set()
         self.samples: list[Sample] = []
+        self.never_sent: list[Sample] = []
 
     async def run(self, rate: float, seconds: float) -> list[Sample]:
         begun = time.monotonic()
@@ -116,10 +123,12 @@ class Load:
             await asyncio.sleep(TICK_SECONDS)
         give_up = time.monotonic() + LAST_REPLY_SECONDS
         while (self._due or len(self.samples) < self._sent) and time.monotonic() < give_up:
+            self._send_what_is_due()
             await asyncio.sleep(TICK_SECONDS)
-        never_sent = [Sample(due, LAST_REPLY_SECONDS, 0, body, "", False) for due, body in self._due]
-        silent = self._sent - len(self.samples)
-        return self.samples + never_sent + [Sample(give_up, LAST_REPLY_SECONDS, 0, 0, "", False)] * silent
+        silent = [Sample(give_up, LAST_REPLY_SECONDS, NO_REPLY, 0, "", False)] * (
+            self._sent - len(self.samples)
+        )
+        return self.samples + self.never_sent + silent
 
     async def _connect(self) -> None:
         while True:
@@ -135,6 +144,10 @@ class Load:
         connection.send(self._requests[body], due, body)
 
     def _send_what_is_due(self) -> None:
+        patient_since = time.monotonic() - PATIENCE_SECONDS
+        while self._due and self._due[0][0] < patient_since:
+            due, body = self._due.popleft()
+            self.never_sent.append(Sample(due, PATIENCE_SECONDS, NEVER_SENT, body, "", False))
         while self._due and self._idle:
             self._send(self._idle.popleft(), *self._due.popleft())
 
@@ -149,6 +162,7 @@ class Load:
             Sample(
                 connection.due, now - connection.due, int(reply[9:12]), connection.body,
                 found[1].decode() if found else "", _DEGRADED in reply,
+                connection.sent - connection.due,
             )
         )  # fmt: skip
         connection.body = -1

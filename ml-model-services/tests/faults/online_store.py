@@ -38,7 +38,7 @@ class Scale:
 
 
 SCALES = {
-    "small": Scale(rate=100, before=0.3, outage=1.2, after=2.0, rounds=1),
+    "small": Scale(rate=100, before=0.3, outage=0.9, after=1.6, rounds=1),
     "full": Scale(rate=2000, before=3, outage=30, after=5, rounds=20),
 }
 

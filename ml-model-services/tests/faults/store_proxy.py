@@ -34,13 +34,13 @@ from faults.proxy import FAULTS, ProxyProcess
 from faults.served_app import command_line, result
 
 READS = {"small": 5_000, "full": 1_000_000}
-BATCHES = {"small": 16, "full": 3_000}
+BATCHES = {"small": 8, "full": 3_000}
 ENTITIES = {"small": 200, "full": 2_000}
 MODES = {"small": FAULTS, "full": (*FAULTS, "mixed")}
 AT_A_TIME = 16
 BATCH_ROWS = 40
 DEADLINE_SECONDS = 0.05
-SECONDS_A_MODE = {"small": 1.0, "full": 1800.0}
+SECONDS_A_MODE = {"small": 0.6, "full": 1800.0}
 
 
 class Reasons(logging.Handler):
