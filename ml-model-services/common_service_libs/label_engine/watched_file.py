@@ -10,12 +10,15 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common_service_libs.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 0.05
 
 Take = Callable[[bytes, str, str], None]
 
@@ -70,7 +73,7 @@ class WatchedFile:
     def poll(self) -> None:
         """Look at the file once, and take it over if its content is new and good."""
         try:
-            content = self._path.read_bytes()
+            content = self._settled_content()
         except OSError as error:
             if self._readable:
                 logger.error(
@@ -97,6 +100,12 @@ class WatchedFile:
         logger.info("a file was taken over", extra={"file": self._path.name, "sha256": sha256})
         self._on_outcome("installed")
         self.keep(content)
+
+    def _settled_content(self) -> bytes:
+        """Return the content, not of a file that is just being written: half a policy may be one too."""
+        while -SETTLE_SECONDS < (age := time.time() - self._path.stat().st_mtime) < SETTLE_SECONDS:
+            time.sleep(SETTLE_SECONDS - max(age, 0.0))
+        return self._path.read_bytes()
 
     def keep(self, content: bytes) -> None:
         """Keep a copy of good content for the next start."""
