@@ -232,6 +232,17 @@ def test_what_is_significant_but_small_does_not_count() -> None:
     assert finding(report, "share of alerts") is Finding.PASS
 
 
+def test_what_is_large_but_may_be_chance_does_not_count_either() -> None:
+    canary, champion = (
+        behaviour(200, alerts=0.05, degraded=0.03),
+        behaviour(200, alerts=0.015, degraded=0.005),
+    )
+    report = verdict(canary, champion)
+    assert {finding(report, name) for name in ("degraded", "share of alerts")} == {Finding.PASS}
+    many = verdict(behaviour(5000, degraded=0.03), behaviour(5000, degraded=0.005))
+    assert finding(many, "degraded") is Finding.ABORT
+
+
 @given(st.dictionaries(st.integers(0, 9), st.integers(1, 500), min_size=1))
 def test_a_distribution_is_stable_against_itself(counts: dict[int, int]) -> None:
     assert psi(counts, counts) == 0

@@ -13,6 +13,7 @@ from service_testkit import (
     CUSTOMER,
     NOON,
     FakeRedis,
+    build_bundle,
     contract_document,
     fraud_bundle,
     put_view,
@@ -155,6 +156,21 @@ async def test_a_decision_of_the_canary_is_recorded_and_explained_with_its_own_b
     assert explanation["reproduced"] is True
     assert explanation["replayed_score"] == reply["score"]
     assert explanation["model"]["bundle_sha256"] == sha256
+
+
+async def test_a_model_of_another_kind_may_follow(service: Service) -> None:
+    folder = service.folder / "bundle-2"
+    sha256 = build_bundle(
+        folder, "fraud_detection_v1", model_name=NAME, kind="lightgbm",
+        thresholds={"review": 0.35, "decline": 0.8},
+    )  # fmt: skip
+    service.registry.add(NAME, 2, folder, sha256)
+    await until(lambda: service.runtime.decisions.model.version == 2)
+    reply = (await service.predict()).json()
+    assert reply["model"]["bundle_sha256"] == sha256
+    assert (await service.http.get("/model")).json()["model_kind"] == "lightgbm"
+    explanation = (await service.http.post(f"/decisions/{reply['request_id']}/explain")).json()
+    assert explanation["replayed_score"] == reply["score"]
 
 
 async def test_a_promoted_canary_is_the_champion(service: Service) -> None:
