@@ -58,7 +58,7 @@ class PageProcess:
                 stderr=subprocess.STDOUT,
             )
 
-    def wait(self, seconds: float = 60) -> None:
+    def wait(self, seconds: float = 150) -> None:
         """Wait until the page answers."""
         deadline = time.monotonic() + seconds
         while True:
@@ -86,8 +86,8 @@ class PageProcess:
 
 
 @contextmanager
-def running_services(folder: Path) -> Iterator[dict[str, str]]:
-    """Start all services on the stack's models under names of their own; give their addresses by setting."""
+def running_services(folder: Path) -> Iterator[dict[str, ServiceProcess]]:
+    """Start all services on the stack's models, under names of their own; give them by their setting."""
     keys = folder / "keys.json"
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     keys.write_text(json.dumps([{"name": "page", "sha256": digest, "scopes": [*SCOPES, "model:read"]}]))
@@ -102,9 +102,7 @@ def running_services(folder: Path) -> Iterator[dict[str, str]]:
                 service, own, api_keys_file=keys, service_name=f"{mark}-{service}"
             )
             stack.callback(running[setting].close)
-        for process in running.values():
-            process.wait(seconds=120)
-        yield {setting: process.url for setting, process in running.items()}
+        yield running
 
 
 def _forget(mark: str) -> None:
@@ -113,11 +111,13 @@ def _forget(mark: str) -> None:
 
 
 @contextmanager
-def running_page(folder: Path, settings: Mapping[str, str]) -> Iterator[PageProcess]:
-    """Start the page, and end it whatever happens."""
-    page = PageProcess(folder, settings)
+def running_page(folder: Path, services: Mapping[str, ServiceProcess]) -> Iterator[PageProcess]:
+    """Start the page beside the services, wait for all of them, and end the page whatever happens."""
+    page = PageProcess(folder, {setting: process.url for setting, process in services.items()})
     try:
         page.wait()
+        for process in services.values():
+            process.wait(seconds=150)
         yield page
     finally:
         page.stop()

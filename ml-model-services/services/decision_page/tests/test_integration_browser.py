@@ -6,13 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
-import httpx
 import pytest
 from browser_kit import CHROMIUM, PageProcess, Visitor, browser, running_page, running_services
 from playwright.sync_api import Browser, expect
 from service_testkit import KEY
+from stack_testkit import ServiceProcess
 
 pytestmark = [
     pytest.mark.integration,
@@ -24,13 +23,15 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with running_services(tmp_path_factory.mktemp("services")) as addresses:
-        yield addresses
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ServiceProcess]]:
+    with running_services(tmp_path_factory.mktemp("services")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, services: dict[str, str]) -> Iterator[PageProcess]:
+def page(
+    tmp_path_factory: pytest.TempPathFactory, services: dict[str, ServiceProcess]
+) -> Iterator[PageProcess]:
     with running_page(tmp_path_factory.mktemp("page"), services) as process:
         yield process
 
@@ -122,11 +123,11 @@ def test_recent_decisions_have_plots_and_one_of_them_is_replayed(visitor: Visito
     expect(page.locator("#replayed .bar").first).to_be_visible()
 
 
-def test_what_is_in_service_is_shown(visitor: Visitor, services: dict[str, str]) -> None:
+def test_what_is_in_service_is_shown(visitor: Visitor, services: dict[str, ServiceProcess]) -> None:
     visitor.tab("Models in service")
     shown = visitor.text("#models .models")
-    for url in services.values():
-        model = httpx.get(url + "/model", headers={"X-API-Key": KEY}, trust_env=False).json()["model"]
+    for process in services.values():
+        model = process.http.get("/model").json()["model"]
         assert f"{model['name']}, version {model['version']}" in shown
         assert model["bundle_sha256"][:12] in shown
 
@@ -163,13 +164,15 @@ def test_a_degraded_decision_is_marked(visitor: Visitor) -> None:
     expect(visitor.page.locator("#fraud-card .degraded")).to_contain_text("Degraded")
 
 
-def test_without_services_the_page_says_so_in_sentences(
-    chromium: Browser, tmp_path: Path, services: dict[str, str]
+def test_a_service_that_has_ended_is_told_in_a_sentence_and_takes_nothing_else_with_it(
+    chromium: Browser, page: PageProcess, services: dict[str, ServiceProcess]
 ) -> None:
-    away = services | {"FRAUD_API_URL": "http://127.0.0.1:9"}
-    with running_page(tmp_path, away) as process:
-        visitor = Visitor(chromium, process.url)
-        expect(visitor.page.locator("#states .state.off")).to_have_count(1)
-        visitor.page.click("#score")
-        expect(visitor.page.locator("#fraud-card .trouble")).to_contain_text("The fraud service is away")
-        visitor.page.close()
+    services["FRAUD_API_URL"].stop()
+    visitor = Visitor(chromium, page.url)
+    expect(visitor.page.locator("#states .state.off")).to_have_count(1)
+    visitor.page.click("#score")
+    expect(visitor.page.locator("#fraud-card .trouble")).to_contain_text("The fraud service is away")
+    visitor.tab("Churn")
+    visitor.page.click("#churn-score")
+    assert score(visitor, "#churn-card") > 0
+    visitor.page.close()
