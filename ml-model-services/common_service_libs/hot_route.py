@@ -28,6 +28,7 @@ from common_service_libs.monitoring_middleware import (
     SECURITY_HEADERS,
     checked_request_id,
     observe,
+    sent_request_id,
 )
 from common_service_libs.request_body import parse_body, read_body
 from common_service_libs.runtime import Runtime
@@ -79,7 +80,7 @@ class HotRoute(Generic[M]):
         """Serve one request in the place of the whole application."""
         started = time.perf_counter()
         headers = _first_values(scope)
-        request_id, sent, valid = checked_request_id(headers.get(b"x-request-id"))
+        request_id, sent, valid = checked_request_id(sent_request_id(headers))
         scope.setdefault("state", {})["request_id"] = request_id  # the handlers of errors look there
         status, record, unforeseen = 500, None, None
         try:
@@ -136,7 +137,7 @@ class HotRoute(Generic[M]):
             self._scope,
         )
         if not valid:
-            raise InvalidRequest(f"X-Request-ID must match {REQUEST_ID.pattern}")
+            raise InvalidRequest(f"X-Request-ID or Idempotency-Key must match {REQUEST_ID.pattern}")
         settings = self._runtime.settings
         raw = await _body(
             scope, receive, headers,

@@ -45,7 +45,7 @@ class MonitoringMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id, sent, valid = checked_request_id(_sent_request_id(scope))
+        request_id, sent, valid = checked_request_id(sent_request_id(dict(scope["headers"])))
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, request_id_sent=sent, request_id_valid=valid, started=started)
         headers = [*SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
@@ -128,5 +128,12 @@ def observe(
         logger.log(level, "request", extra=extra)
 
 
-def _sent_request_id(scope: Scope) -> bytes | None:
-    return next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the id that a client gave its request.
+
+    `Idempotency-Key` (quoted or not) counts before `X-Request-ID`, which proxies give to every attempt anew.
+    """
+    key = headers.get(b"idempotency-key")
+    if key is None:
+        return headers.get(b"x-request-id")
+    return key[1:-1] if len(key) > 2 and key.startswith(b'"') and key.endswith(b'"') else key

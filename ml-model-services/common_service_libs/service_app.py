@@ -94,7 +94,7 @@ async def authorized_body(request: Request, scope: str, model: type[M]) -> M:
     app = request.app
     await app.state.gate.admit(request.headers.get(HEADER), request.headers.get("Authorization"), scope)
     if not request.state.request_id_valid:
-        raise InvalidRequest(f"X-Request-ID must match {REQUEST_ID.pattern}")
+        raise InvalidRequest(f"X-Request-ID or Idempotency-Key must match {REQUEST_ID.pattern}")
     settings = app.state.runtime.settings
     body = await read_body(
         request, max_bytes=settings.max_body_bytes, deadline=settings.body_deadline_seconds
@@ -206,7 +206,17 @@ def add_decision_route(
                         "description": "becomes the id of the decision; sent again with the same body it "
                         "returns the recorded decision, with another body it is a conflict",
                         "schema": {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"},
-                    }
+                    },
+                    {
+                        "name": "Idempotency-Key",
+                        "in": "header",
+                        "required": False,
+                        "description": "the same as X-Request-ID, and counts before it; may stand in quotes",
+                        "schema": {
+                            "type": "string",
+                            "pattern": f'^("{REQUEST_ID.pattern}"|{REQUEST_ID.pattern})$',
+                        },
+                    },
                 ],
             },
         )
