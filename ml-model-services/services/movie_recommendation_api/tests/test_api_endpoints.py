@@ -201,6 +201,15 @@ async def test_while_the_store_is_silent_the_list_is_made_from_what_is_at_hand(s
     assert (await service.ask(viewer_id=VIEWER))["rung"] == "online"
 
 
+async def test_a_history_that_was_read_before_outlives_the_silence_of_the_store(service: Service) -> None:
+    before = await service.ask(viewer_id=VIEWER)
+    service.redis.mode = "silent"
+    reply = await service.ask(viewer_id=VIEWER)
+    assert (reply["rung"], reply["degraded"]) == ("snapshot", True)
+    assert ids_of(reply) == ids_of(before)
+    assert reply["reason_codes"] == ["VIEWER_HISTORY", "FEATURES_DEGRADED"]
+
+
 @pytest.mark.parametrize("text", ["1,two,3", "1;2", ",", "1,,2", "1.5"])
 async def test_a_history_that_cannot_be_read_is_degraded_and_no_failure(service: Service, text: str) -> None:
     service.put_history(8, text)
