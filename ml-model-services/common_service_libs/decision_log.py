@@ -41,6 +41,7 @@ EMPTY_ACTIVE_ABOVE_BYTES = 4 << 20
 FIRST_MAINTENANCE_SECONDS = 60.0
 MAINTENANCE_SECONDS = 86400.0
 RETRY_SECONDS = 600.0
+NEIGHBOUR_SECONDS = 0.15
 
 
 class Sink(Protocol):
@@ -114,6 +115,8 @@ class DecisionLog:
         self._positions: dict[str, Position] = {}
         self._outstanding: Counter[int] = Counter()
         self._tight = False
+        self.neighbours = False
+        """Whether other workers of the service spool records that this one cannot see yet."""
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._unsynced = asyncio.Event()
         self._synced: asyncio.Future[None] | None = None
@@ -186,7 +189,11 @@ class DecisionLog:
 
     async def find(self, request_id: str) -> DecisionRecord | None:
         """Return the record of that id, if any; raises DecisionStoreUnavailable if nobody can tell."""
-        return self.find_local(request_id) or await self.find_stored(request_id)
+        record = self.find_local(request_id) or await self.find_stored(request_id)
+        if record is None and self.neighbours:
+            await asyncio.sleep(NEIGHBOUR_SECONDS)
+            record = await self.find_stored(request_id)
+        return record
 
     async def find_stored(self, request_id: str) -> DecisionRecord | None:
         """Return the record of that id from the store; raises DecisionStoreUnavailable."""

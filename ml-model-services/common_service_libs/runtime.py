@@ -139,6 +139,7 @@ class Runtime:
             if settings.kafka_bootstrap_servers
             else None,
         )
+        self.log.neighbours = settings.service_workers > 1
         await self.log.open()
         self.snapshot = HotSnapshot(settings.hot_snapshot_entities)
         self.metrics.snapshot_entities.set_function(lambda: len(self.snapshot))

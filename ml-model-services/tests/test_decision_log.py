@@ -97,6 +97,19 @@ async def test_a_silent_store_holds_nothing_up_and_gets_everything_when_it_is_ba
     await log.close(1)
 
 
+async def test_a_decision_that_another_worker_just_made_is_found(tmp_path: Path) -> None:
+    store = FakeStore()
+    one, two = log_on(tmp_path, store), log_on(tmp_path, store)
+    two.neighbours = True
+    await one.open()
+    await two.open()
+    await one.append(record("1"))
+    assert await two.find("1") == record("1")
+    assert await two.find("unknown") is None
+    await one.close(1)
+    await two.close(1)
+
+
 async def test_what_one_process_left_the_next_one_delivers_exactly_once(tmp_path: Path) -> None:
     store = FakeStore()
     store.silent = True
