@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from service_testkit import FakeRegistry, fraud_bundle
 
 from common_service_libs.errors import BundleError, BundleUnavailable, RegistryError
 from common_service_libs.model_registry import (
+    SWITCH_SECONDS,
     AliasWatch,
     BundleCache,
     LastGood,
@@ -30,6 +32,7 @@ class Watched:
 
     def __init__(self, tmp_path: Path, registry: FakeRegistry, trial: Any = None) -> None:
         self.installed: list[int] = []
+        self.switch_intervals: list[float] = []
         self.outcomes: list[str] = []
         self.cache = BundleCache(tmp_path / "bundles", registry)
         self.last_good = LastGood(tmp_path / "service" / "last_good.json")
@@ -53,6 +56,7 @@ class Watched:
             expected_sha256=version.bundle_sha256,
         )
         self.installed.append(version.version)
+        self.switch_intervals.append(round(sys.getswitchinterval(), 6))
 
 
 @pytest.fixture
@@ -76,6 +80,8 @@ def test_a_champion_is_installed_once_and_the_next_one_follows_the_alias(
     registry.add(NAME, 2, tmp_path / "b2", fraud_bundle(tmp_path / "b2", seed=2))
     watched.watcher.poll()
     assert watched.installed == [1, 2]
+    assert watched.switch_intervals == [SWITCH_SECONDS] * 2, "replies go first while a bundle is read"
+    assert sys.getswitchinterval() > SWITCH_SECONDS
     registry.champion = 1
     watched.watcher.poll()
     assert watched.installed == [1, 2, 1]
