@@ -40,10 +40,13 @@ from common_service_libs.runtime import Runtime
 from common_service_libs.schemas import Reply
 from common_service_libs.security.body_guard import guard_body
 from common_service_libs.service_app import add_decision_route
+from common_service_libs.telemetry import current_trace
 
 M = TypeVar("M", bound=BaseModel)
 AT_A_TIME = 50
 """How many cases are scored before other requests have a turn."""
+LOOK_UPS = 8
+"""How many ids that the client chose are looked up at a time."""
 ENVELOPE_LEVELS = 2
 
 
@@ -179,7 +182,7 @@ class _Batch:
     def __init__(self, service: DecisionService, size: int, deadline: float) -> None:
         self._service = service
         self._looked_up, self._decided = Rendezvous(size), Rendezvous(size)
-        self._turn = asyncio.Lock()  # one look-up at a time: each has a deadline of its own
+        self._turn = asyncio.Semaphore(LOOK_UPS)  # they take turns: each has a short deadline of its own
         link = GatheredLink(service._ladder._link, deadline)
         self._one = one = copy.copy(service)  # one model for all cases, whatever is swapped meanwhile
         self._log = GatheredLog(service._log, self._decided)
@@ -292,6 +295,8 @@ class BatchRoute(Generic[M]):
         ids = _ids(outline, state.request_id)
         now = time.time()
         cases = [self._case(one, settings.max_nesting, now) for one in outline.cases]
+        if (trace := current_trace()) is not None:
+            trace.batch(len(cases))
         outcomes = await decide_batch(
             self._runtime.decisions, cases, ids,
             ids_sent=state.request_id_sent or outline.case_ids is not None,

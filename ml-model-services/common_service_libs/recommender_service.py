@@ -41,6 +41,7 @@ from common_service_libs.recommender_lists import (
     parse_history,
 )
 from common_service_libs.runtime import Runtime
+from common_service_libs.telemetry import current_trace
 
 SHOW, HIDE = "show", "hide"
 """What a policy decides of one movie."""
@@ -192,14 +193,23 @@ class RecommenderService(DecisionService):
             raise SpoolUnavailable(
                 "the spool of decisions is full: the decision database has been silent too long"
             )
+        trace = current_trace()
+        if trace is not None:
+            trace.skip()
         online = None
         if case.entity_ids:
             online, _ = await self._ladder.read(model.reader, case.entity_ids, case.as_of)
         history = history_of(case, online, model)
+        if trace is not None:
+            trace.stage("features")
         outcome = recommend(case, history, model, self.lists)
+        if trace is not None:
+            trace.stage("score and policy")
         latency_ms = (time.perf_counter() - started) * 1000
         record = self._record_of(case, request_id, model, history, outcome, latency_ms)
         await self._log.append(record)
+        if trace is not None:
+            trace.decided(record)
         self._count_list(model, history, record)
         return record
 

@@ -48,6 +48,8 @@ class Trace:
 
     def decided(self, record: DecisionRecord) -> None:
         """Note that the record is durable, and what it says of versions and outcome."""
+        if self.attributes:
+            return
         self.stage("record")
         self.attributes |= {
             "decision.outcome": record.decision,
@@ -58,6 +60,10 @@ class Trace:
             "model.version": record.model_version,
             "policy.version": record.policy_version,
         }
+
+    def batch(self, cases: int) -> None:
+        """Note that many cases are decided at once: their stages run into each other and are left out."""
+        self.attributes["batch.cases"] = cases
 
     def skip(self) -> None:
         """Begin the next stage now: what lay between belongs to none."""

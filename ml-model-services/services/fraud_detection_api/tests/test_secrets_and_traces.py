@@ -96,6 +96,11 @@ async def test_nothing_planted_stands_in_logs_metrics_or_errors(
     }
     for place, text in left.items():
         assert [secret for secret in PLANTED if secret in text] == [], place
+    for metric in (
+        'decisions_total{decision="', 'model_version="1"', 'policy_version="', 'rung="online"',
+        'feature_status_total{status="', 'route="/decisions/{request_id}",status="500"}',
+    ):  # fmt: skip
+        assert metric in left["metrics"]
     told = [json.loads(line) for line in log.splitlines()]
     [unforeseen] = [line for line in told if "exception" in line]
     assert "KeyError: …" in unforeseen["exception"]
