@@ -187,7 +187,9 @@ def compare(
                 found.skipped += 1
                 continue
             pricing = engine_of(costing, record) if costing is not None else None
-            _add(found, record, labels.get(record.request_id), engine, pricing, lists)
+            verdict = decide_anew(record, engine, lists, before)
+            found.missing.update(missing_inputs(record, engine, lists))
+            _add(found, record, verdict, labels.get(record.request_id), engine, pricing)
     return found
 
 
@@ -210,15 +212,13 @@ def _verify(found: Comparison, record: Recorded, engine: LabelEngine | None) -> 
 def _add(
     found: Comparison,
     record: Recorded,
+    verdict: Verdict,
     label: int | None,
     engine: LabelEngine,
     pricing: LabelEngine | None,
-    lists: EntityLists | None,
 ) -> None:
     day = datetime.fromtimestamp(record.event_time, UTC).date().isoformat()
     found.days[day] += 1
-    found.missing.update(missing_inputs(record, engine, lists))
-    verdict = decide_anew(record, engine, lists)
     if label is not None:
         found.labelled += 1
         found.frauds += label

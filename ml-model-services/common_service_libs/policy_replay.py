@@ -11,6 +11,7 @@ import msgspec
 from common_service_libs.feature_status import FeatureStatus
 from common_service_libs.label_engine.engine import LabelEngine, Verdict
 from common_service_libs.label_engine.lists import EntityLists
+from common_service_libs.label_engine.policy import Policy
 
 REFUSED = "(refused)"
 UNDECIDABLE = "(no score)"
@@ -76,8 +77,10 @@ def replay(record: Recorded, engine: LabelEngine) -> Verdict:
     return _decide(record, engine, record.policy_inputs, record.degraded, record.score is None)
 
 
-def decide_anew(record: Recorded, engine: LabelEngine, lists: EntityLists | None = None) -> Verdict:
-    """Return what another policy would have decided.
+def decide_anew(
+    record: Recorded, engine: LabelEngine, lists: EntityLists | None = None, before: Policy | None = None
+) -> Verdict:
+    """Return what another policy would have decided; `before` is the one that did, if it is known.
 
     Lists and velocities count as they were recorded. A list that was not looked at then is looked up in
     `lists` as of the request, and is null without it; a velocity that was not asked for is null.
@@ -92,7 +95,11 @@ def decide_anew(record: Recorded, engine: LabelEngine, lists: EntityLists | None
         return _decide(record, engine, _inputs(record, engine, lists), True, True)
     if record.score is None:
         return Verdict(UNDECIDABLE, (), ())
-    return _decide(record, engine, _inputs(record, engine, lists), record.rung != "online" or aged, False)
+    if before is not None and before.degraded_by == policy.degraded_by:
+        degraded = record.degraded
+    else:
+        degraded = record.rung != "online" or aged
+    return _decide(record, engine, _inputs(record, engine, lists), degraded, False)
 
 
 def missing_inputs(record: Recorded, engine: LabelEngine, lists: EntityLists | None = None) -> list[str]:
