@@ -28,7 +28,7 @@ APIS = {
     "RECOMMENDATION_API_URL": "movie_recommendation_api",
 }
 SCOPES = [f"{name}:{what}" for name in ("fraud", "churn", "recommendation") for what in ("predict", "read")]
-PATIENCE_MS = 20_000
+PATIENCE_MS = 45_000
 """How long a step may take on a busy machine; none of them waits for so long elsewhere."""
 
 
@@ -51,6 +51,7 @@ class PageProcess:
                     "PYTHONPATH": str(ROOT),
                     "PAGE_PORT": str(port),
                     "PAGE_API_KEY": KEY,
+                    "PAGE_TIMEOUT_SECONDS": "30",
                     "LOG_LEVEL": "DEBUG",
                     **settings,
                 },

@@ -6,18 +6,21 @@ PYTHONPATH.
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
 from pathlib import Path
 
 import httpx
 from browser_kit import Visitor, browser, running_page, running_services
+from PIL import Image
 from service_testkit import KEY, REPOSITORY
 
 IMAGES = REPOSITORY / "ml-model-services" / "docs" / "images"
 MOST_BYTES = 150_000
 WIDTH, HEIGHT = 1280, 900
 SETTLED_MS = 1200
+COLOURS = 128
 
 
 def traffic(address: str, when: str | None) -> None:
@@ -34,7 +37,9 @@ def take(visitor: Visitor, name: str) -> None:
     visitor.page.wait_for_timeout(SETTLED_MS)
     visitor.page.mouse.move(2, 2)
     path = IMAGES / f"page-{name}.png"
-    visitor.page.screenshot(path=path, full_page=True)
+    picture = Image.open(io.BytesIO(visitor.page.screenshot(full_page=True)))
+    # A page has few colours: a palette is a third of the size, and nobody sees the difference.
+    picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path.name}: {size / 1000:.0f} kB")
     if size > MOST_BYTES:
