@@ -39,7 +39,7 @@ RESERVED_DESCRIPTORS = 128
 _CONTENT_LENGTH = len("content-length")
 HEADERS_SECONDS = 10.0
 REFUSALS_A_SECOND = 4000
-REFUSALS_A_DECISION = 1.5
+REFUSALS_A_REQUEST = 1.0  # for each that is finished
 TICK_SECONDS = 0.01
 LATE_SECONDS = 0.003
 A_TICK = round(REFUSALS_A_SECOND * TICK_SECONDS)
@@ -154,8 +154,8 @@ def _closing(send: Send) -> Send:
 class Pace:
     """Lets refusals go out at a bounded rate, so that refusing never takes the time from serving.
 
-    While the event loop has time, that is `REFUSALS_A_SECOND`; while it has not, so many for each request
-    that is finished. A client that is refused sends no more on its connection before it has read so: what is
+    While the event loop has time, that is `REFUSALS_A_SECOND`; while it has not, one for each request that is
+    finished. A client that is refused sends no more on its connection before it has read so: what is
     offered beyond the rate is held up with it.
     """
 
@@ -186,7 +186,7 @@ class Pace:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         finished, self._finished = self._admission.finished - self._finished, self._admission.finished
         busy = loop.time() - self._due > LATE_SECONDS
-        left = min(A_TICK, LEAST_A_TICK + int(REFUSALS_A_DECISION * finished)) if busy else A_TICK
+        left = min(A_TICK, LEAST_A_TICK + int(REFUSALS_A_REQUEST * finished)) if busy else A_TICK
         quiet = self._left == A_TICK
         while self._owing and left:
             client = self._owing.popleft()

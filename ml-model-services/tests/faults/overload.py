@@ -26,6 +26,7 @@ DEADLINE_SECONDS = 1.0
 TIMES = 5.0
 GOODPUT = 0.8
 GROWTH_MIB = 32.0
+KEPT = 0.7  # less than of the clock's: taking so many connections is counted too
 LONG_SECONDS = 10.0
 ALLOWED = {200, 503, NEVER_SENT}
 
@@ -101,8 +102,8 @@ def results_of(service: FraudService, scale: Scale) -> list[dict[str, Any]]:
                met=offered >= 0.9 * TIMES * peak),
         result("goodput under overload", round(goodput / peak, 2), "of the peak", GOODPUT,
                met=goodput >= GOODPUT * peak or scale.overload < LONG_SECONDS),
-        result("decisions for the same processor time", round(kept, 2), "of the peak", GOODPUT,
-               met=kept >= GOODPUT),
+        result("decisions for the same processor time", round(kept, 2), "of the peak", KEPT,
+               met=kept >= KEPT),
         result("neither answered nor refused", others, "requests", 0, met=others == 0),
         result("never sent: all connections waited", statuses[NEVER_SENT], "requests", None, met=True),
         result("refused", len(refused), "requests", None, met=len(refused) > 0),
