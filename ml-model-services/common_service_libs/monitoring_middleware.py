@@ -11,9 +11,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common_service_libs.access_log import LOGGER, AccessLog
 from common_service_libs.metrics import ServiceMetrics
 
-logger = logging.getLogger("access")
+logger = logging.getLogger(LOGGER)
+_access_log: AccessLog | None = None
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
@@ -125,7 +127,16 @@ def observe(
             "request_id": request_id, "method": method, "route": route, "status": status,
             "milliseconds": round(seconds * 1000, 3), **log,
         }  # fmt: skip
-        logger.log(level, "request", extra=extra)
+        if _access_log is None:
+            logger.log(level, "request", extra=extra)
+        else:
+            _access_log.write(level, extra)
+
+
+def write_to(access_log: AccessLog | None) -> None:
+    """Write lines to `access_log` from now on, in the place of `logging`."""
+    global _access_log  # noqa: PLW0603 - one process, one log, as with `logging`
+    _access_log = access_log
 
 
 def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:

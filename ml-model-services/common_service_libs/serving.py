@@ -15,9 +15,11 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from common_service_libs import worker_metrics
+from common_service_libs.access_log import AccessLog
 from common_service_libs.base_api_config import BaseApiConfig
 from common_service_libs.errors import ServiceError
 from common_service_libs.json_logs import configure_logging
+from common_service_libs.monitoring_middleware import write_to
 from common_service_libs.resilience.server import server_of
 from common_service_libs.runtime import Runtime
 from common_service_libs.worker_metrics import WorkerMetrics
@@ -71,7 +73,9 @@ def _serve(create_app: Callable[[C], FastAPI], settings: C, shared: Path | None 
     gc.set_threshold(YOUNG_OBJECTS)
     # uvicorn raises the signal again once everything is closed; an end that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    server_of(
+    access_log = AccessLog(settings.service_name, sys.stdout.buffer)
+    write_to(access_log)
+    server = server_of(
         app,
         runtime.admission,
         runtime.drain,
@@ -80,4 +84,8 @@ def _serve(create_app: Callable[[C], FastAPI], settings: C, shared: Path | None 
         shutdown_seconds=settings.shutdown_seconds,
         host=settings.service_host,
         port=settings.service_port,
-    ).run(sockets)
+    )
+    try:
+        server.run(sockets)
+    finally:
+        access_log.flush()
