@@ -170,9 +170,8 @@ def test_lists_and_velocities_count_as_they_were_and_are_null_where_they_were_no
     found = run(records, new=new)
     assert found.missing == {"lists.watched": 2, "velocity.n": 2}
     assert found.new.rules["watched-or-often"] == 1
-    lists = parse_lists(b"- {list: watched, entity: customer_id:2, expires_at: 2026-06-01, reason: r,
-    owner: o}",
-                        "l.yaml")  # fmt: skip
+    entry = b"- {list: watched, entity: customer_id:2, expires_at: 2026-06-01, reason: r, owner: o}"
+    lists = parse_lists(entry, "l.yaml")
     found = run(records, new=new, lists=lists)
     assert found.missing == {"velocity.n": 2}
     assert found.new.rules["watched-or-often"] == 2
