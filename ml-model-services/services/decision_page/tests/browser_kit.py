@@ -172,6 +172,18 @@ class Visitor:
         box.fill(value)
         box.press("Tab")
 
+    def recent_decisions(self) -> None:
+        """Open the recent decisions; ask again, as a person does, while the database is too busy to answer."""
+        self.tab("Recent decisions")
+        for _ in range(10):
+            self.page.wait_for_selector("#latency .js-plotly-plot, #summary .trouble")
+            if self.page.locator("#summary .trouble").count() == 0:
+                return
+            self.page.wait_for_timeout(1000)
+            self.page.click("#refresh")
+            self.page.wait_for_timeout(500)
+        raise AssertionError(self.text("#summary"))
+
     def width(self) -> tuple[int, int]:
         """Return how wide the content is, and how wide the window."""
         found = self.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")

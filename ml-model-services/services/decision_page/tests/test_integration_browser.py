@@ -112,7 +112,7 @@ def test_movies_are_found_picked_and_recommended_with_reasons(visitor: Visitor) 
 
 def test_recent_decisions_have_plots_and_one_of_them_is_replayed(visitor: Visitor) -> None:
     page = visitor.page
-    visitor.tab("Recent decisions")
+    visitor.recent_decisions()
     for plot in ("#score-distribution", "#kinds", "#latency", "#degraded"):
         page.wait_for_selector(f"{plot} .js-plotly-plot")
     expect(page.locator("#summary")).to_contain_text("what-if points are left out")
