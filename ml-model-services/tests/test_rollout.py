@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from service_testkit import fraud_bundle, write_bundle
 
@@ -44,6 +44,7 @@ NAME = "fraud-detection-model"
 # --- who gets the canary ----------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0), st.floats(0, 1), st.floats(0, 1))
 def test_growing_the_share_only_adds_entities(entity: int, share: float, more: float) -> None:
     small, large = sorted((share, more))
@@ -86,6 +87,7 @@ def seen(window: Window, variant: str, now: float, **changes: Any) -> None:
     window.decided(variant, now, **given)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["champion", "canary"]), st.floats(0.001, 10_000)), max_size=40))
 def test_windows_of_several_processes_add_up_to_the_window_of_one(
     requests: list[tuple[str, float]],
@@ -98,6 +100,7 @@ def test_windows_of_several_processes_add_up_to_the_window_of_one(
     assert together == summary(one.slices, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.011, 60_000), min_size=1, max_size=60), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_quantile_of_latency_is_right_to_a_tenth(latencies: list[float], quantile: float) -> None:
     window = Window(600)
@@ -243,6 +246,7 @@ def test_what_is_large_but_may_be_chance_does_not_count_either() -> None:
     assert finding(many, "degraded") is Finding.ABORT
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 9), st.integers(1, 500), min_size=1))
 def test_a_distribution_is_stable_against_itself(counts: dict[int, int]) -> None:
     assert psi(counts, counts) == 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from common_service_libs.rollout.verdict import DEFAULT_LIMITS, Limits
 from common_service_libs.rollout.window import Slice
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Part(msgspec.Struct):
     slices: list[Slice]
     reference: tuple[int, ...] | None = None
     mildest: str | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def bundles(self) -> tuple[str | None, ...]:

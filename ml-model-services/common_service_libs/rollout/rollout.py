@@ -328,7 +328,7 @@ class Rollout:
         except OSError as error:
             logger.warning("the windows cannot be exchanged", extra={"reason": str(error)})
             parts = [msgspec.json.decode(encoded, type=Part)]
-        return verdict_on(parts, part.updated_at - self._window_seconds, self._limits)
+        return verdict_on(parts, part.updated_at - self._window_seconds)
 
     def part(self) -> Part:
         """Return what this process would write down now."""
@@ -344,6 +344,7 @@ class Rollout:
             slices=self._window.slices,
             reference=None if canary is None else canary.reference,
             mildest=self._decisions.policy.decisions[0],
+            limits=self._limits,
         )
 
     def document(self) -> dict[str, Any]:
@@ -383,7 +384,7 @@ class Rollout:
                 logger.warning("the last window cannot be kept", extra={"reason": str(error)})
 
 
-def verdict_on(parts: list[Part], since: float, limits: Limits = DEFAULT_LIMITS) -> Report | None:
+def verdict_on(parts: list[Part], since: float) -> Report | None:
     """Return the verdict on the windows of one rollout, None without a canary."""
     if not parts or parts[0].canary is None:
         return None
@@ -393,7 +394,7 @@ def verdict_on(parts: list[Part], since: float, limits: Limits = DEFAULT_LIMITS)
         reference=first.reference,
         mildest=first.mildest,
         shadow_is_canary=first.shadow == first.canary,
-        limits=limits,
+        limits=first.limits,
     )
 
 
