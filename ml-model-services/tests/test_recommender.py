@@ -94,6 +94,18 @@ def test_what_a_movie_of_the_history_adds_is_what_is_missing_without_it() -> Non
     assert first[1] / second[1] == pytest.approx(raw[first[0]] / raw[second[0]], rel=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_a_movie_of_the_history_is_no_reason_for_itself_in_ease(share: float) -> None:
+    model = parse_model(model_bytes(0, als_share=share))
+    history = [1, 5, 9, 33, 41]
+    ranked = model.rank(history, exclude_seen=False)
+    scores = dict(zip(ranked.movie_ids.tolist(), ranked.scores.tolist(), strict=True))
+    for movie, part in zip(history, model.explain(history, history, nearest=1000), strict=True):
+        assert part.score == pytest.approx(scores[movie], abs=1e-4)
+        if share == 0.0:
+            assert movie not in [near for near, _ in part.because]
+
+
 def test_new_movies_are_ranked_by_content_and_by_the_popularity_of_nothing() -> None:
     rows = [[*[0.0] * 9, 1.0, 1.0, 5.0], [None] * len(FEATURES)]
     content = MODEL.content_of(rows)
