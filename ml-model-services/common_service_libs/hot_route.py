@@ -27,6 +27,7 @@ from common_service_libs.monitoring_middleware import (
     REQUEST_ID,
     SECURITY_HEADERS,
     checked_request_id,
+    first_values,
     observe,
     sent_request_id,
 )
@@ -79,7 +80,7 @@ class HotRoute(Generic[M]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request in the place of the whole application."""
         started = time.perf_counter()
-        headers = _first_values(scope)
+        headers = first_values(scope)
         request_id, sent, valid = checked_request_id(sent_request_id(headers))
         scope.setdefault("state", {})["request_id"] = request_id  # the handlers of errors look there
         status, record, unforeseen = 500, None, None
@@ -113,7 +114,7 @@ class HotRoute(Generic[M]):
         """Serve a request that came through the application's middleware, as behind a path prefix."""
         state = request.state
         record = await self._decided(
-            request.scope, request.receive, _first_values(request.scope), state.request_id, state.started,
+            request.scope, request.receive, first_values(request.scope), state.request_id, state.started,
             sent=state.request_id_sent, valid=state.request_id_valid,
         )  # fmt: skip
         state.log = decision_fields(record)
@@ -151,13 +152,6 @@ class HotRoute(Generic[M]):
         handler = next(handlers[cls] for cls in type(error).__mro__ if cls in handlers)
         problem: Response = await handler(request, error)
         return problem
-
-
-def _first_values(scope: Scope) -> dict[bytes, bytes]:
-    """Return the headers by name; of one that was sent twice the first counts."""
-    pairs: list[tuple[bytes, bytes]] = scope["headers"]
-    headers = dict(pairs)
-    return headers if len(headers) == len(pairs) else dict(reversed(pairs))
 
 
 def _own_headers(response: Response) -> list[tuple[bytes, bytes]]:

@@ -47,7 +47,7 @@ class MonitoringMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id, sent, valid = checked_request_id(sent_request_id(dict(scope["headers"])))
+        request_id, sent, valid = checked_request_id(sent_request_id(first_values(scope)))
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, request_id_sent=sent, request_id_valid=valid, started=started)
         headers = [*SECURITY_HEADERS, (b"x-request-id", request_id.encode())]
@@ -137,6 +137,13 @@ def write_to(access_log: AccessLog | None) -> None:
     """Write lines to `access_log` from now on, in the place of `logging`."""
     global _access_log  # noqa: PLW0603 - one process, one log, as with `logging`
     _access_log = access_log
+
+
+def first_values(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers by name; of one that was sent twice the first counts."""
+    pairs: list[tuple[bytes, bytes]] = scope["headers"]
+    headers = dict(pairs)
+    return headers if len(headers) == len(pairs) else dict(reversed(pairs))
 
 
 def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:
