@@ -27,6 +27,7 @@ TICK_SECONDS = 0.002
 LAST_REPLY_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
 NO_REPLY, NEVER_SENT = 0, 1
+BEGUN = b"begun\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RUNG = re.compile(rb'"rung":"(\w+)"')
 _DEGRADED = b'"degraded":true'
@@ -108,6 +109,7 @@ class Load:
         self._until = begun + seconds
         self._closed_loop = not rate
         await asyncio.gather(*(self._connect() for _ in range(self._connections)))
+        print(BEGUN.decode(), end="", flush=True)
         begun = time.monotonic()
         self._until = begun + seconds
         planned = 0
@@ -185,13 +187,15 @@ class Load:
 
 
 class LoadProcess:
-    """A load that runs beside the test."""
+    """A load that runs beside the test; its requests are under way when it is there."""
 
     def __init__(self, out: Path, **job: Any) -> None:
         self._out = out
         self._process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(job | {"out": str(out)})], stdout=subprocess.DEVNULL
+            [sys.executable, __file__, json.dumps(job | {"out": str(out)})], stdout=subprocess.PIPE
         )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == BEGUN, "the load cannot begin"
 
     def samples(self, seconds: float = 120) -> list[Sample]:
         """Wait for the end of the load and return what became of each request, by the time it was due."""
@@ -206,6 +210,8 @@ class LoadProcess:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 def percentile(seconds: list[float], share: float) -> float:
