@@ -335,6 +335,7 @@ async def test_no_body_whatsoever_is_a_server_error(service: Service) -> None:
 
 ROUTES = [
     ("POST", "/predict", "fraud:predict"),
+    ("POST", "/predict/batch", "fraud:predict"),
     ("GET", "/decisions", "fraud:read"),
     ("GET", "/decisions/x", "fraud:read"),
     ("POST", "/decisions/x/explain", "fraud:read"),
