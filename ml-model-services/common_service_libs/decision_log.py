@@ -42,6 +42,8 @@ FIRST_MAINTENANCE_SECONDS = 60.0
 MAINTENANCE_SECONDS = 86400.0
 RETRY_SECONDS = 600.0
 NEIGHBOUR_SECONDS = 0.15
+SWEEP_SECONDS = 15.0
+WARM_UP_TRIES = 4
 
 
 class Sink(Protocol):
@@ -62,6 +64,17 @@ class RecordStore(Sink, Protocol):
 
     async def recent(self, service: str, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
         """Return the newest decisions before the cursor, in short."""
+
+    async def claim(
+        self, request_id: str, service: str, *, owner: str, place: str
+    ) -> tuple[DecisionRecord | None, bool]:
+        """Return the record of an id and, without one, whether `owner` may decide now."""
+
+    async def release(self, request_id: str, service: str, owner: str) -> None:
+        """Give a claim up."""
+
+    async def sweep(self) -> None:
+        """Take old claims away."""
 
     async def maintain(self) -> Maintained:
         """Prepare for the days to come, and drop what is too old."""
@@ -115,6 +128,7 @@ class DecisionLog:
         self._positions: dict[str, Position] = {}
         self._outstanding: Counter[int] = Counter()
         self._tight = False
+        self._claimed = False
         self.neighbours = False
         """Whether other workers of the service spool records that this one cannot see yet."""
         self._recent: OrderedDict[str, bytes] = OrderedDict()
@@ -147,9 +161,19 @@ class DecisionLog:
                 self._reject(payload, "not a decision record", self._to_store)
         if self.pending:
             logger.info("decisions left in the spool", extra={"records": self.pending})
-        work = [self._sync, self._maintain]
+        work = [self._sync, self._maintain, self._sweep]
         work += [functools.partial(self._drain, queue) for queue in self._queues]
         self._tasks = [asyncio.create_task(forever(one)) for one in work]
+        await self._warm_up()
+
+    async def _warm_up(self) -> None:
+        """Connect before the first request asks, as that would not wait; a silent database is no obstacle."""
+        for _ in range(WARM_UP_TRIES):
+            try:
+                await self._lookup.find("", self._service)
+            except DecisionStoreUnavailable:
+                continue
+            return
 
     async def close(self, deadline: float) -> None:
         """Drain for at most `deadline` seconds; what is left stays in the spool for the next process."""
@@ -198,6 +222,15 @@ class DecisionLog:
     async def find_stored(self, request_id: str) -> DecisionRecord | None:
         """Return the record of that id from the store; raises DecisionStoreUnavailable."""
         return await self._lookup.find(request_id, self._service)
+
+    async def claim(self, request_id: str, *, owner: str, place: str) -> tuple[DecisionRecord | None, bool]:
+        """Return the stored record of an id and, without one, whether `owner` may decide now."""
+        self._claimed = True
+        return await self._lookup.claim(request_id, self._service, owner=owner, place=place)
+
+    async def release(self, request_id: str, owner: str) -> None:
+        """Give a claim up; raises DecisionStoreUnavailable."""
+        await self._lookup.release(request_id, self._service, owner)
 
     async def recent(self, cursor: Cursor, limit: int) -> list[dict[str, Any]]:
         """Return the newest decisions that are in the store; raises DecisionStoreUnavailable."""
@@ -288,6 +321,14 @@ class DecisionLog:
                 del self._outstanding[segment]
                 released, self._tight = True, False
         return released
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            if self._claimed:
+                self._claimed = False
+                with suppress(DecisionStoreUnavailable):  # the next sweep takes them
+                    await self._store.sweep()
 
     async def _maintain(self) -> None:
         await asyncio.sleep(FIRST_MAINTENANCE_SECONDS)

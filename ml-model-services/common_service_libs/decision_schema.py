@@ -51,7 +51,8 @@ LOCK = "select pg_advisory_xact_lock(hashtext('decisions.decision_records'))"
 STATE = """
 select (select relkind::text from pg_class where oid = to_regclass('decision_records')) as kind,
     to_regclass('decision_records_default') is not null
-        and to_regclass('decision_ids') is not null as complete,
+        and to_regclass('decision_ids') is not null
+        and to_regclass('decision_claims') is not null as complete,
     array(select attname::text from pg_attribute
         where attrelid = to_regclass('decision_records') and attnum > 0 and not attisdropped)
         as columns
@@ -74,7 +75,15 @@ create table if not exists decision_ids (
     primary key (service, request_id)
 );
 create index if not exists decision_ids_requested_at on decision_ids using brin (requested_at);
-comment on table decision_ids is 'The key of decision_records over all its partitions.'
+comment on table decision_ids is 'The key of decision_records over all its partitions.';
+create unlogged table if not exists decision_claims (
+    service    text not null,
+    request_id text not null,
+    owner      text not null,
+    claimed_at timestamptz not null default now(),
+    primary key (service, request_id)
+);
+comment on table decision_claims is 'Request ids that a worker is deciding; a minute old at most.'
 """
 ADD_COLUMNS = "alter table decision_records " + ", ".join(
     f"add column if not exists {name} {kind} {rest}".rstrip()

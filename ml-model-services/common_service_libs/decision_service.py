@@ -223,7 +223,7 @@ class DecisionService:
         self.lists = NO_LISTS
         self._ladder = FeatureLadder(link, snapshot)
         self._log = log
-        self._repeats = Repeats(name, link=link, log=log, metrics=metrics)
+        self._repeats = Repeats(log=log, metrics=metrics)
         self._bundles = bundles
         self._metrics = metrics
         self._model: ServedModel | None = None

@@ -29,6 +29,7 @@ from common_service_libs.recent_decisions import SELECT_RECENT, Cursor
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Parameters = tuple[Any, ...] | dict[str, Any]
 
 _NAMES = ", ".join(NAMES)
 # A spool may hold records of a version that did not know the later columns.
@@ -58,6 +59,28 @@ SELECT = f"""
 select {_NAMES.replace("requested_at,", "to_char(requested_at at time zone 'UTC', %s) as requested_at,", 1)}
 from decisions.decision_records where service = %s and requested_at = %s and request_id = %s
 """  # noqa: S608 - constants only
+
+# Who inserts the claim decides. One that is left from a minute ago, or by an earlier process of the same
+# place, is taken over; what is recorded needs none.
+CLAIM = """
+with mine as (
+    insert into decisions.decision_claims as claim (service, request_id, owner)
+    select %(service)s, %(id)s, %(owner)s
+    where not exists (
+        select from decisions.decision_ids where service = %(service)s and request_id = %(id)s
+    )
+    on conflict (service, request_id) do update set owner = excluded.owner, claimed_at = now()
+    where claim.claimed_at < now() - interval '60 seconds' or starts_with(claim.owner, %(place)s)
+    returning 1
+)
+select (
+        select requested_at from decisions.decision_ids
+        where service = %(service)s and request_id = %(id)s
+    ) as requested_at,
+    exists (select from mine) as mine
+"""
+RELEASE = "delete from decisions.decision_claims where service = %s and request_id = %s and owner = %s"
+SWEEP = "delete from decisions.decision_claims where claimed_at < now() - interval '60 seconds'"
 
 
 class _Stamp(msgspec.Struct):
@@ -115,9 +138,30 @@ class DecisionStore:
     async def find(self, request_id: str, service: str) -> DecisionRecord | None:
         """Return the record of this service with that id, if any; raises DecisionStoreUnavailable."""
         _, found = await self._run(FIND_ID, (service, request_id))
-        if not found:
-            return None
-        at = found[0]["requested_at"]
+        return await self._record(request_id, service, found[0]["requested_at"]) if found else None
+
+    async def claim(
+        self, request_id: str, service: str, *, owner: str, place: str
+    ) -> tuple[DecisionRecord | None, bool]:
+        """Return the record of an id and, without one, whether `owner` may decide now.
+
+        `place` begins the owners of a worker and of those it took over from. Raises DecisionStoreUnavailable.
+        """
+        values = {"service": service, "id": request_id, "owner": owner, "place": place}
+        _, (found,) = await self._run(CLAIM, values)
+        if found["requested_at"] is None:
+            return None, found["mine"]
+        return await self._record(request_id, service, found["requested_at"]), False
+
+    async def release(self, request_id: str, service: str, owner: str) -> None:
+        """Give a claim up; raises DecisionStoreUnavailable."""
+        await self._run(RELEASE, (service, request_id, owner))
+
+    async def sweep(self) -> None:
+        """Take old claims away; raises DecisionStoreUnavailable."""
+        await self._run(SWEEP, ())
+
+    async def _record(self, request_id: str, service: str, at: Any) -> DecisionRecord | None:
         # Planned with the time at hand: the other days' partitions are not touched.
         _, rows = await self._run(SELECT, (_RFC3339, service, at, request_id), prepare=False)
         if not rows:
@@ -176,7 +220,7 @@ class DecisionStore:
                 self._prepared = None
 
     async def _run(
-        self, statement: str, parameters: tuple[Any, ...], *, prepare: bool = True
+        self, statement: str, parameters: Parameters, *, prepare: bool = True
     ) -> tuple[int, list[dict[str, Any]]]:
         try:
             return await within(self._deadline, self._in_turn(statement, parameters, prepare))
@@ -186,7 +230,7 @@ class DecisionStore:
             raise DecisionStoreUnavailable("the decision database does not answer") from error
 
     async def _in_turn(
-        self, statement: str, parameters: tuple[Any, ...], prepare: bool
+        self, statement: str, parameters: Parameters, prepare: bool
     ) -> tuple[int, list[dict[str, Any]]]:
         async with self._turn:
             if self._connection is not None:
@@ -196,7 +240,7 @@ class DecisionStore:
             return await self._execute(statement, parameters, prepare)
 
     async def _execute(
-        self, statement: str, parameters: tuple[Any, ...], prepare: bool
+        self, statement: str, parameters: Parameters, prepare: bool
     ) -> tuple[int, list[dict[str, Any]]]:
         try:
             connection = await self._connected()

@@ -294,7 +294,6 @@ class FakeRedis:
     def __init__(self, data: dict[bytes, Hash], password: str | None = None) -> None:
         self.data = data
         self.password = password
-        self.texts: dict[bytes, bytes] = {}
         self.mode = "answer"  # or: silent, drop, garbage, error
         self.reads = 0
         self.port = 0
@@ -354,19 +353,7 @@ class FakeRedis:
                 values = [found.get(field) for field in command[2:]]
                 parts = [b"$-1\r\n" if v is None else b"$%d\r\n%b\r\n" % (len(v), v) for v in values]
                 return b"*%d\r\n" % len(values) + b"".join(parts)
-            case b"SET" | b"GET" | b"DEL":
-                return self._text(command)
         return b"-ERR unknown command\r\n"
-
-    def _text(self, command: list[bytes]) -> bytes:
-        """SET (always with NX, the expiry is not kept), GET and DEL."""
-        key, text = command[1], self.texts.get(command[1])
-        if command[0] == b"DEL":
-            return b":%d\r\n" % (self.texts.pop(key, None) is not None)
-        if command[0] == b"SET":
-            self.texts.setdefault(key, command[2])
-            return b"+OK\r\n" if text is None else b"$-1\r\n"
-        return b"$-1\r\n" if text is None else b"$%d\r\n%b\r\n" % (len(text), text)
 
 
 # --- the other fakes ------------------------------------------------------------------------------
@@ -412,6 +399,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.rows: dict[str, DecisionRecord] = {}
+        self.claims: dict[str, str] = {}
         self.silent = False
         self.inserts = 0
 
@@ -442,6 +430,22 @@ class FakeStore:
             if record.service == service and (record.requested_at, record.request_id) < before
         ]
         return sorted(found, key=lambda row: (row["requested_at"], row["request_id"]), reverse=True)[:limit]
+
+    async def claim(
+        self, request_id: str, service: str, *, owner: str, place: str
+    ) -> tuple[DecisionRecord | None, bool]:
+        record = await self.find(request_id, service)
+        if record is not None:
+            return record, False
+        before = self.claims.setdefault(request_id, owner)
+        if before.startswith(place):
+            self.claims[request_id] = owner
+        return None, self.claims[request_id] == owner
+
+    async def release(self, request_id: str, service: str, owner: str) -> None:
+        await self.find(request_id, service)
+        if self.claims.get(request_id) == owner:
+            del self.claims[request_id]
 
     async def close(self) -> None:
         return None

@@ -30,6 +30,20 @@ class GuardedStore:
         """Return the newest decisions before the cursor, in short."""
         return await self._guarded(self._store.recent(service, cursor, limit))
 
+    async def claim(
+        self, request_id: str, service: str, *, owner: str, place: str
+    ) -> tuple[DecisionRecord | None, bool]:
+        """Return the record of an id and, without one, whether `owner` may decide now."""
+        return await self._guarded(self._store.claim(request_id, service, owner=owner, place=place))
+
+    async def release(self, request_id: str, service: str, owner: str) -> None:
+        """Give a claim up."""
+        await self._guarded(self._store.release(request_id, service, owner))
+
+    async def sweep(self) -> None:
+        """Take old claims away."""
+        await self._store.sweep()
+
     async def _guarded(self, question: Coroutine[Any, Any, T]) -> T:
         if not self._breaker.allow():
             question.close()

@@ -108,18 +108,20 @@ class RecordedService:
                 (SERVICE, self.name),
             ).fetchall()
 
-    def _keys(self, wanted: set[str], seconds: float = 60) -> Counter[str]:
-        """Return how often each key is in the topic, once all wanted ones are or time is up."""
+    def _keys(self, wanted: set[str], quiet_seconds: float = 20) -> Counter[str]:
+        """Return how often each key is in the topic, once all wanted ones are or none comes any more."""
         consumer = KafkaConsumer(
             self.topic, bootstrap_servers=setting("KAFKA_BOOTSTRAP_SERVERS"), auto_offset_reset="earliest"
         )
         keys: Counter[str] = Counter()
-        deadline = time.monotonic() + seconds
+        last = time.monotonic()
         try:
-            while time.monotonic() < deadline:
+            while time.monotonic() - last < quiet_seconds:
                 batch = consumer.poll(1000)
                 keys.update(m.key.decode() for part in batch.values() for m in part)
-                if not batch and wanted <= keys.keys():
+                if batch:
+                    last = time.monotonic()
+                elif wanted <= keys.keys():
                     break
         finally:
             consumer.close()
