@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -256,3 +257,11 @@ def test_a_wrong_limit_is_refused(velocity: str, message: str) -> None:
     text = HEAD.replace(limit, velocity) + "rules:\n" + BIG
     with pytest.raises(PolicyError, match=message):
         parse_policy(text.encode(), "p.yaml")
+
+
+def test_the_examples_of_the_documentation_are_policies() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "policies.md").read_text(encoding="utf-8")
+    rules, costs = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    head = HEAD[: HEAD.index("inputs:")]
+    assert parse_policy((head + rules).encode(), "docs").velocity["spent_1h"].sum == "tx_amount"
+    assert parse_policy((head + costs + rules).encode(), "docs").costs is not None
