@@ -173,7 +173,7 @@ class Visitor:
         box.press("Tab")
 
     def recent_decisions(self) -> None:
-        """Open the recent decisions; ask again, as a person does, while the database is too busy to answer."""
+        """Open the recent decisions; ask again, as a person does, while the database is too busy."""
         self.tab("Recent decisions")
         for _ in range(10):
             self.page.wait_for_selector("#latency .js-plotly-plot, #summary .trouble")
