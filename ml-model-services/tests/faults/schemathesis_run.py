@@ -26,6 +26,11 @@ PHASES = ("examples", "coverage", "fuzzing", "stateful")
 CONFIGURATION = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "401", "403", "404", "409", "422", "429", "503"]
+[[operations]]
+# Each case of a batch has an answer of its own: a wrong one is a 422 among the results of a 200.
+include-name = "POST /predict/batch"
+[operations.checks.negative_data_rejection]
+expected-statuses = ["200", "400", "401", "403", "404", "409", "413", "415", "422", "429", "503"]
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "503"]
 """
