@@ -151,7 +151,7 @@ class FileWatcher:
         """Stop polling."""
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(timeout=5)
+            self._thread.join(timeout=1)
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._poll_seconds):
