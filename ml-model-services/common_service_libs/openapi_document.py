@@ -8,6 +8,7 @@ document of the next version beside the old one.
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import json
 import os
@@ -33,9 +34,8 @@ def services() -> list[str]:
 
 def print_own() -> None:
     """Print the document of the service whose folder is the working directory; connects to nothing."""
-    from app.core import config  # noqa: PLC0415
-    from app.main import create_app  # noqa: PLC0415
-
+    config = importlib.import_module("app.core.config")  # whatever service the working directory is
+    create_app = importlib.import_module("app.main").create_app
     settings: Any
     [settings] = [
         cls for _, cls in inspect.getmembers(config, inspect.isclass) if cls.__module__ == config.__name__
