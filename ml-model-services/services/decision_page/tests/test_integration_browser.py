@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from browser_kit import CHROMIUM, PageProcess, Visitor, browser, running_page, running_services
+from browser_kit import CHROMIUM, PATIENCE_MS, PageProcess, Visitor, browser, running_page, running_services
 from playwright.sync_api import Browser, expect
 from service_testkit import KEY
 from stack_testkit import ServiceProcess
@@ -38,6 +38,7 @@ def page(
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
     with browser() as found:
         yield found
 
@@ -59,7 +60,7 @@ def test_a_transaction_is_scored_and_another_amount_moves_score_and_reasons(visi
     visitor.fill("customer", "5")
     page.click("#score")
     before, first = score(visitor, "#fraud-card"), visitor.text("#fraud-card .id")
-    assert page.locator("#gauge .js-plotly-plot").is_visible()
+    expect(page.locator("#gauge .js-plotly-plot")).to_be_visible()
     expect(page.locator("#fraud-contributions .bar")).to_have_count(11)
     number = page.locator("#amount input[type=number]")
     number.fill("480")  # live: no button is pressed
@@ -75,8 +76,8 @@ def test_what_if_draws_both_curves_and_says_where_the_decision_changes(visitor: 
     for plot in ("#by-amount", "#by-hour"):
         page.wait_for_selector(f"{plot} .scatterlayer .point")
     assert "decision" in visitor.text("#amount-words")
-    assert page.locator("#by-amount .annotation").count() == 2  # both thresholds are named
-    assert page.locator("#by-hour .scatterlayer .trace").first.locator(".point").count() == 24
+    expect(page.locator("#by-amount .annotation")).to_have_count(2)  # both thresholds are named
+    expect(page.locator("#by-hour .scatterlayer .trace").first.locator(".point")).to_have_count(24)
 
 
 def test_a_wrong_input_is_named_in_a_sentence(visitor: Visitor) -> None:
