@@ -14,6 +14,9 @@ KINDS = {
     "NetworkPolicy",
 }
 
+# Twice what a service gives its requests and its spool at the end by default, and two seconds.
+SHUTDOWN_SECONDS = 12
+
 
 def findings(documents: list[dict[str, Any]]) -> list[str]:
     """Return what is missing or contradicts itself in the manifests of one service."""
@@ -41,12 +44,11 @@ def _pod(pod: dict[str, Any]) -> Iterator[str]:
         yield "pod: seccompProfile is not RuntimeDefault"
     if pod.get("automountServiceAccountToken") is not False:
         yield "pod: mounts the token of its service account"
-    if pod.get("terminationGracePeriodSeconds", 0) < 20:
-        yield "pod: is killed before it has drained"
     if not pod.get("topologySpreadConstraints"):
         yield "pod: replicas are not spread over nodes"
     for container in pod["containers"]:
         yield from _container(container)
+        yield from _draining(container, pod.get("terminationGracePeriodSeconds", 0))
 
 
 def _container(container: dict[str, Any]) -> Iterator[str]:
@@ -71,6 +73,16 @@ def _container(container: dict[str, Any]) -> Iterator[str]:
     for variable in container.get("env", []):
         if any(word in variable["name"] for word in ("PASSWORD", "SECRET", "TOKEN")) and "value" in variable:
             yield f"container: {variable['name']} stands in the manifest"
+
+
+def _draining(container: dict[str, Any], grace: int) -> Iterator[str]:
+    probe = container.get("readinessProbe", {})
+    unseen = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
+    drain = next((float(v["value"]) for v in container.get("env", []) if v["name"] == "DRAIN_SECONDS"), 0.0)
+    if drain <= unseen:
+        yield "container: ends before its probe has taken it out of the service"
+    if grace <= drain + SHUTDOWN_SECONDS:
+        yield "container: is killed before it has drained"
 
 
 def _workload(workload: dict[str, Any], documents: list[dict[str, Any]]) -> Iterator[str]:

@@ -66,6 +66,7 @@ BREAKS: dict[str, Break] = {
     "no seccomp": lambda d: pod(d)["securityContext"].pop("seccompProfile"),
     "a token": lambda d: pod(d).update(automountServiceAccountToken=True),
     "no time to drain": lambda d: pod(d).pop("terminationGracePeriodSeconds"),
+    "an end before the probe saw it": lambda d: pod(d)["containers"][0]["env"].pop(),
     "all on one node": lambda d: pod(d).pop("topologySpreadConstraints"),
     "escalation": lambda d: pod(d)["containers"][0]["securityContext"].pop("allowPrivilegeEscalation"),
     "a writable root": lambda d: pod(d)["containers"][0]["securityContext"].pop("readOnlyRootFilesystem"),
