@@ -58,14 +58,14 @@ NAMES = ("usual", "mlflow_serve", "bentoml", "mlserver", "ray_serve")
 
 
 def install(name: str) -> Path:
-    """Return the Python of a peer's environment, made from its requirements where it is not there yet."""
+    """Return the Python of a peer's environment, made from its list of versions where it is not there yet."""
     folder = LOCAL_DIR / "venvs" / f"bench-{name}"
     python, done = folder / "bin" / "python", folder / ".installed"
-    wanted = (HERE / name / "requirements.txt").read_bytes()
+    wanted = (HERE / name / "versions.txt").read_bytes()
     if done.is_file() and done.read_bytes() == wanted:
         return python
     uv = str(LOCAL_DIR / "tools" / "bin" / "uv")
-    command = [uv, "pip", "install", "--quiet", "--python", str(python), "-r", "requirements.txt"]
+    command = [uv, "pip", "install", "--quiet", "--python", str(python), "-r", "versions.txt"]
     if (HERE / name / "overrides.txt").is_file():
         command += ["--overrides", "overrides.txt"]
     for step in ([uv, "venv", "--quiet", "--allow-existing", str(folder)], command):
