@@ -46,7 +46,7 @@ class Decide(Protocol[M_contra]):
     """Decides what a body asks for."""
 
     async def __call__(
-        self, body: M_contra, request_id: str, *, id_sent: bool, started: float
+        self, body: M_contra, request_id: str, /, *, id_sent: bool, started: float
     ) -> DecisionRecord:
         """Return the recorded decision; `started` is the `perf_counter` of the request's arrival."""
 
