@@ -149,9 +149,10 @@ def first_values(scope: Scope) -> dict[bytes, bytes]:
 def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:
     """Return the id that a client gave its request.
 
-    `Idempotency-Key` (quoted or not) counts before `X-Request-ID`, which proxies give to every attempt anew.
+    `Idempotency-Key` (quoted or not) counts before `X-Request-ID`, which proxies give to every attempt anew;
+    but an `X-Request-ID` of another form than the documented one is given back, so that the request is refused.
     """
-    key = headers.get(b"idempotency-key")
-    if key is None:
-        return headers.get(b"x-request-id")
+    key, request_id = headers.get(b"idempotency-key"), headers.get(b"x-request-id")
+    if key is None or (request_id is not None and not REQUEST_ID.fullmatch(request_id.decode("latin-1"))):
+        return request_id
     return key[1:-1] if len(key) > 2 and key.startswith(b'"') and key.endswith(b'"') else key

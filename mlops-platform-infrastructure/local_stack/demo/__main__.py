@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,17 +27,18 @@ from local_stack.transactions import read_day
 
 CHURN_DELAY_DAYS = 30
 READY_SECONDS = 60.0
-# After the feature tables are built, in this order.
-DAGS = (
-    "materialize_feast_online_store",
-    "train_fraud_detection_xgboost",
-    "train_customer_churn_lightgbm",
-    "train_movie_recommendation_hybrid",
-    "score_daily_transactions_fraud",
-    "score_daily_subscribers_churn",
-    "recommend_daily_movies",
-    "check_fraud_model_drift",
-)
+MATERIALIZE = "materialize_feast_online_store"
+# Once the features are there each model goes its own way, two at a time: hardly a task uses both cores.
+LANES = {
+    "fraud": (
+        "train_fraud_detection_xgboost",
+        "score_daily_transactions_fraud",
+        "check_fraud_model_drift",
+    ),
+    "churn": ("train_customer_churn_lightgbm", "score_daily_subscribers_churn"),
+    "movies": ("train_movie_recommendation_hybrid", "recommend_daily_movies"),
+}
+LANES_AT_A_TIME = 2
 STREAM_DAG = "stream_market_data_to_feast"
 
 
@@ -84,17 +86,20 @@ class Demo:
             ["-m", "data_transformation_pipelines.python_scripts_feast.simulate_transactions", *words],
         )
 
-    def run_dags(self, *dags: str, report: str = "demo-dags.json") -> dict[str, Any]:
-        """Run DAGs through Airflow as of today's midnight; returns states and durations of their tasks."""
-        durations = self.reports / report
-        durations.parent.mkdir(parents=True, exist_ok=True)
-        durations.unlink(missing_ok=True)
-        words = ["scripts/run_dag.py", *dags, "--logical-date", str(self.today), "--json", str(durations)]
-        self._run("mlops-orchestration-pipelines", words)
-        result: dict[str, Any] = json.loads(durations.read_text())
+    def run_dags(self, *dags: str, lane: str = "") -> list[dict[str, Any]]:
+        """Run DAGs through Airflow as of today's midnight; returns states and durations of their tasks.
+
+        What a lane prints begins with its name.
+        """
+        report = self.reports / f"demo-dags{lane and '-'}{lane}.json"
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.unlink(missing_ok=True)
+        words = ["scripts/run_dag.py", *dags, "--logical-date", str(self.today), "--json", str(report)]
+        self._run("mlops-orchestration-pipelines", words, lane)
+        result: list[dict[str, Any]] = json.loads(report.read_text())["dags"]
         return result
 
-    def build_to_monitor(self) -> dict[str, Any]:
+    def build_to_monitor(self) -> list[dict[str, Any]]:
         """Load, transform, materialize, train, promote, score the last day, watch drift: the production DAGs.
 
         A data set other than the loaded one replaces it. The subscribers' snapshot is old enough for their
@@ -102,7 +107,16 @@ class Demo:
         """
         snapshot = self.today - timedelta(days=CHURN_DELAY_DAYS + 1)
         conf = {"replace_dataset": self._other_dataset(), "snapshot_date": str(snapshot)}
-        return self.run_dags(f"run_dbt_feast_models={json.dumps(conf)}", *DAGS)
+        done = self.run_dags(f"run_dbt_feast_models={json.dumps(conf)}", MATERIALIZE)
+        with ThreadPoolExecutor(LANES_AT_A_TIME) as lanes:
+            running = [lanes.submit(self.run_dags, *dags, lane=name) for name, dags in LANES.items()]
+            try:
+                for lane in running:
+                    done += lane.result()
+            except BaseException:
+                lanes.shutdown(wait=False, cancel_futures=True)
+                raise
+        return done
 
     def start_apis(self) -> None:
         """Start the services and wait until each has loaded the champion and reached the online store."""
@@ -123,7 +137,7 @@ class Demo:
         asked = [one["request"] for one in decisions if one["service"] == "fraud"]
         taken = {request[key] for request in asked for key in ("customer_id", "terminal_id")}
         like = freshness.pick(read_day(self.landing, self.last_day), taken)
-        return freshness.show(like, self.env, lambda: self.run_dags(STREAM_DAG, report="demo-stream.json"))
+        return freshness.show(like, self.env, lambda: self.run_dags(STREAM_DAG))
 
     def _addresses(self) -> dict[str, str]:
         return {name: self.env[f"{name.upper()}_API_URL"] for name in ("fraud", "churn", "recommendation")}
@@ -132,13 +146,19 @@ class Demo:
         landed = json.loads((self.landing / "dataset.json").read_text())["dataset_id"]
         return summary.loaded_dataset(self.env) not in (None, landed)
 
-    def _run(self, root: str, arguments: Sequence[str]) -> None:
+    def _run(self, root: str, arguments: Sequence[str], lane: str = "") -> None:
         python = self.instance.local_dir / "venvs" / root / "bin" / "python"
-        finished = subprocess.run(
-            [str(python), *arguments], cwd=REPO_DIR / root, env={**os.environ, **self.env}, check=False
-        )
-        if finished.returncode != 0:
-            raise DemoError(f"{root}: {' '.join(arguments[:3])} failed with exit code {finished.returncode}")
+        with subprocess.Popen(
+            [str(python), *arguments],
+            cwd=REPO_DIR / root,
+            env={**os.environ, **self.env},
+            stdout=subprocess.PIPE if lane else None,
+            text=True,
+        ) as process:
+            for line in process.stdout or ():
+                stack.say(f"{lane:<7}|{line.rstrip()}")
+        if process.returncode != 0:
+            raise DemoError(f"{root}: {' '.join(arguments[:3])} failed with exit code {process.returncode}")
 
 
 def run_loop(instance: Instance, scale: str, now: datetime) -> dict[str, Any]:

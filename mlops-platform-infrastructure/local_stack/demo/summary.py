@@ -85,7 +85,7 @@ class Run:
     last_day: date
     decisions: Sequence[Mapping[str, Any]]
     stream: Mapping[str, Any]
-    dags: Mapping[str, Any]
+    dags: Sequence[Mapping[str, Any]]
     seconds: Mapping[str, float]
     peak_mb: float
 
@@ -131,9 +131,9 @@ def collect(env: Mapping[str, str], run: Run) -> dict[str, Any]:
             "viewers_with_recommendations": _viewers_with_recommendations(env, run.last_day),
         },
         "drift": {"verdict": drift["verdict"], "report": str(drift_report)},
-        "dags": run.dags["dags"],
+        "dags": list(run.dags),
         "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
-        "seconds_by_dag": {dag["dag_id"]: round(dag["seconds"], 1) for dag in run.dags["dags"]},
+        "seconds_by_dag": {dag["dag_id"]: round(dag["seconds"], 1) for dag in run.dags},
         "seconds_total": round(sum(run.seconds.values()), 1),
         "peak_rss_mb": round(run.peak_mb),
         "addresses": {name: env[key] for name, key in ADDRESSES.items()},

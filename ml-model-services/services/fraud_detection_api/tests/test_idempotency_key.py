@@ -26,6 +26,15 @@ async def test_the_key_counts_before_an_id_that_every_attempt_gets_anew(service:
     assert replies[0]["request_id"] == "payment-2"
 
 
+@pytest.mark.parametrize("request_id", ["", "a b", "-", "x" * 200])
+async def test_a_key_does_not_make_up_for_a_request_id_of_another_form(
+    service: Service, request_id: str
+) -> None:
+    response = await service.predict({"Idempotency-Key": "payment-3", "X-Request-ID": request_id})
+    assert response.status_code == 422
+    assert (await service.predict({"Idempotency-Key": "payment-3"})).status_code == 200
+
+
 @pytest.mark.parametrize("key", ['""', '"', "a b", '"a', "x" * 200])
 async def test_a_key_of_another_form_is_refused(service: Service, key: str) -> None:
     assert (await service.predict({"Idempotency-Key": key})).status_code == 422
