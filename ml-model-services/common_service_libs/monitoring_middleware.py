@@ -150,7 +150,7 @@ def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:
     """Return the id that a client gave its request.
 
     `Idempotency-Key` (quoted or not) counts before `X-Request-ID`, which proxies give to every attempt anew;
-    but an `X-Request-ID` of another form than the documented one is given back, so that the request is refused.
+    but an `X-Request-ID` of another form than the documented one is given back, and so the request refused.
     """
     key, request_id = headers.get(b"idempotency-key"), headers.get(b"x-request-id")
     if key is None or (request_id is not None and not REQUEST_ID.fullmatch(request_id.decode("latin-1"))):

@@ -142,7 +142,12 @@ def test_killing_the_online_store_gives_labelled_decisions_and_it_recovers_by_it
         during = service.http.post("/predict", json=TRANSACTION).json()
         assert during["degraded"] is True
         assert during["decision"] == "review"
-        assert set(during["feature_status"].values()) == {"unavailable"}
+        assert during["rung"] == "snapshot"
+        assert set(during["feature_status"].values()) == {"snapshot"}
+        unread = {**TRANSACTION, "customer_id": CUSTOMER + 1, "terminal_id": TERMINAL + 1}
+        other = service.http.post("/predict", json=unread).json()
+        assert (other["rung"], other["decision"]) == ("defaults", "review")
+        assert set(other["feature_status"].values()) == {"unavailable"}
         assert service.http.get("/readyz").status_code == 503
     fill_online_store(known_store())
     service.wait(seconds=10)
@@ -154,7 +159,7 @@ def test_killing_the_online_store_gives_labelled_decisions_and_it_recovers_by_it
     assert load.broken == 0
     assert load.slowest < 1.0, "a silent store costs its deadline, not the caller's patience"
     load.assert_recorded_exactly_once()
-    forget(during["request_id"])
+    forget(during["request_id"], other["request_id"])
 
 
 def test_killing_the_database_holds_up_no_decision_and_loses_none(service: ServiceProcess) -> None:
