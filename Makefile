@@ -9,6 +9,7 @@ ROOTS := feature-store-management ml-model-development ml-model-services mlops-o
 	mlops-platform-infrastructure ml-reporting-and-monitoring-logic
 export LOCAL_DIR ?= $(CURDIR)/.local
 export PYTHON ?= python3
+export IMAGES
 # full: 5,000 customers, 183 days, 1.75 million transactions; small: a tenth of the customers.
 SCALE ?= full
 ifeq ($(filter $(SCALE),full small),)
@@ -107,7 +108,7 @@ test-integration: setup ## Tests of every root against the stack that the small 
 	for root in $(filter-out $(LEAVE_SERVERS_ALONE),$(ROOTS)); do \
 		($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
 
-test-images: setup ## Build the services' images and run them on a Docker Engine (Docker installed; root starts one where none runs)
+test-images: setup ## Build the services' images and run them on a Docker Engine (IMAGES=name for one; root starts an engine where none runs)
 	@$(MAKE) --no-print-directory filled-test-stack
 	@trap '($(ENGINE) down); ($(TEST_STACK) down)' EXIT; \
 	$(ENGINE) exec -- $(PLATFORM_PY) -m local_stack --instance test exec -- \
