@@ -111,8 +111,8 @@ test-integration: setup ## Tests of every root against the stack that the small 
 test-images: setup ## Build the services' images and run them on a Docker Engine (IMAGES=name for one; root starts an engine where none runs)
 	@$(MAKE) --no-print-directory filled-test-stack
 	@trap '($(ENGINE) down); ($(TEST_STACK) down)' EXIT; \
-	$(ENGINE) exec -- $(PLATFORM_PY) -m local_stack --instance test exec -- \
-		$(MAKE) --no-print-directory -C ../ml-model-services test-images
+	($(ENGINE) exec -- $(PLATFORM_PY) -m local_stack --instance test exec -- \
+		$(MAKE) --no-print-directory -C ../ml-model-services test-images)
 
 filled-test-stack:
 	@if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then $(TEST_STACK) up; \
