@@ -59,7 +59,7 @@ bench-models: setup ## One-row and batch speed of the release bundles beside MLf
 bench-serving: setup ## One decision end to end beside its floor, and throughput beside the usual way, MLflow, BentoML, MLServer, Ray Serve
 	@$(STACK) --instance bench up
 	@trap '($(STACK) --instance bench down)' EXIT; \
-	$(STACK) --instance bench exec -- $(MAKE) --no-print-directory -C ../ml-model-services bench-serving
+	($(STACK) --instance bench exec -- $(MAKE) --no-print-directory -C ../ml-model-services bench-serving)
 
 reproduce-handbook: setup ## Our fraud models beside the Fraud Detection Handbook's published figures (no stack needed; some minutes)
 	@cd feature-store-management && $(LOCAL_DIR)/venvs/feature-store-management/bin/python \
@@ -70,7 +70,7 @@ reproduce-handbook: setup ## Our fraud models beside the Fraud Detection Handboo
 fault-test: setup ## The services under kills, silent stores, full disks, overload and hostile input, full counts (hours; ONLY=name for one)
 	@$(MAKE) --no-print-directory filled-test-stack
 	@trap '($(TEST_STACK) down)' EXIT; \
-	$(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../ml-model-services fault-test ONLY=$(ONLY)
+	($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../ml-model-services fault-test ONLY=$(ONLY))
 
 new-service: setup ## A decision service that passes its own tests, to begin from (NAME=credit_limit_api)
 	@$(MAKE) --no-print-directory -C ml-model-services new-service NAME=$(NAME)
