@@ -88,6 +88,10 @@ class Engine:
             if time.monotonic() - began > STOP_SECONDS:
                 raise EngineError(f"dockerd (process {pid}) does not end")
             time.sleep(0.1)
+        # What it leaves mounted would keep the folder from being deleted.
+        namespace = self._folder / "run" / "netns" / "default"
+        if namespace.exists():
+            subprocess.run(["umount", str(namespace)], capture_output=True, check=False)
         return True
 
 
