@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from common_service_libs.decision_log import DecisionLog
 from common_service_libs.decision_record import DecisionRecord, asks_the_same, rfc3339
@@ -50,6 +50,7 @@ from common_service_libs.resilience.ladder import FeatureLadder
 from common_service_libs.telemetry import current_trace
 
 REPLAY_TOLERANCE = 1e-9
+M = TypeVar("M")
 CHAMPION = "champion"
 
 
@@ -281,14 +282,18 @@ class DecisionService:
             self._repeats.release(request_id)
             raise
 
-    async def _decide(self, case: Case, request_id: str, started: float) -> DecisionRecord:
-        model = self._model
+    def _in_service(self, model: M | None) -> M:
+        """Return the model; raises ModelUnavailable without one, SpoolUnavailable if nothing can be kept."""
         if model is None:
             raise ModelUnavailable("no release bundle is loaded yet")
         if self._log.full:
             raise SpoolUnavailable(
                 "the spool of decisions is full: the decision database has been silent too long"
             )
+        return model
+
+    async def _decide(self, case: Case, request_id: str, started: float) -> DecisionRecord:
+        model = self._in_service(self._model)
         trace = current_trace()
         if trace is not None:
             trace.skip()

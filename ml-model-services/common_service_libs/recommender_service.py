@@ -18,9 +18,7 @@ from common_service_libs.errors import (
     ArtifactError,
     BundleUnavailable,
     ContractError,
-    ModelUnavailable,
     PolicyError,
-    SpoolUnavailable,
 )
 from common_service_libs.feature_contract import FeatureContract, parse_contract
 from common_service_libs.feature_status import FeatureStatus
@@ -186,13 +184,7 @@ class RecommenderService(DecisionService):
     _model: ServedRecommender | None
 
     async def _decide(self, case: Case, request_id: str, started: float) -> DecisionRecord:
-        model = self._model
-        if model is None:
-            raise ModelUnavailable("no release bundle is loaded yet")
-        if self._log.full:
-            raise SpoolUnavailable(
-                "the spool of decisions is full: the decision database has been silent too long"
-            )
+        model = self._in_service(self._model)
         trace = current_trace()
         if trace is not None:
             trace.skip()
