@@ -114,6 +114,13 @@ test-images: setup ## Build the services' images and run them on a Docker Engine
 	($(ENGINE) exec -- $(PLATFORM_PY) -m local_stack --instance test exec -- \
 		$(MAKE) --no-print-directory -C ../ml-model-services test-images)
 
+# On servers: the same verbs in the platform's root.
+SERVER_VERBS := secrets up-all down-all images render-config backup restore drill policy test-compose \
+	$(foreach verb,up down ps logs config,$(verb)-server1 $(verb)-server2 $(verb)-server3)
+.PHONY: $(SERVER_VERBS)
+$(SERVER_VERBS): setup
+	@$(MAKE) --no-print-directory -C $(PLATFORM) $@
+
 filled-test-stack:
 	@if [ -f $(LOCAL_DIR)/stack-test/reports/demo.json ]; then $(TEST_STACK) up; \
 	else cd $(PLATFORM) && $(PLATFORM_PY) -m local_stack.demo --instance test --scale small; fi
