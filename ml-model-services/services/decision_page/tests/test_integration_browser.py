@@ -99,6 +99,9 @@ def test_movies_are_found_picked_and_recommended_with_reasons(visitor: Visitor) 
     page = visitor.page
     visitor.tab("Movies")
     page.locator("#find input, #find textarea").first.press_sequentially("toy story")
+    # Each letter gives a list of its own; one that still changes would move the movie from under the pointer.
+    found = [f"Toy Story{rest}" for rest in (" (1995)", " 2 (1999)", " 3 (2010)", " of Terror (2013)")]
+    expect(page.locator("#found label")).to_have_text(found)
     page.get_by_label("Toy Story (1995)").check()
     expect(page.locator("#picked")).to_contain_text("Toy Story (1995)")
     page.click("#recommend")
