@@ -1,0 +1,1 @@
+"""Tools of the three servers: secrets, Compose stacks, policy, images, templates, backups."""
