@@ -14,7 +14,7 @@ LIBRARIES = ROOT / "common_service_libs"
 SERVICES = sorted(path for path in (ROOT / "services").iterdir() if path.is_dir())
 SOURCES = [*LIBRARIES.rglob("*.py"), *(file for service in SERVICES for file in service.glob("app/**/*.py"))]
 ALLOWED = {
-    "app", "cel", "common_service_libs", "fastapi", "hiredis", "jwt", "kafka", "lightgbm", "mlflow",
+    "app", "cel", "common_service_libs", "confluent_kafka", "fastapi", "hiredis", "jwt", "lightgbm", "mlflow",
     "msgspec", "numpy", "opentelemetry", "prometheus_client", "psycopg", "pydantic",
     "pydantic_settings", "starlette", "uvicorn", "xgboost", "yaml",
 }  # fmt: skip
