@@ -65,6 +65,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "s3_filer_signing_key": _password,
     "mlflow_flask_server_secret_key": _password,
     "mlflow_admin_password": _password,
+    "mlflow_trainer_password": _password,
+    "mlflow_service_password": _password,
     "mlflow_tracking_password": _password,
     "airflow__core__fernet_key": _fernet_key,
     "airflow__api__secret_key": _password,
