@@ -1,7 +1,7 @@
-"""`python -m local_engine up|down|stand-ins [SETTING...]|exec -- COMMAND`: a Docker Engine and what ours stand on.
+"""`python -m local_engine up|down|stand-ins [SETTING...]|exec -- COMMAND`: a Docker Engine and its images.
 
-`stand-ins` makes the images of other projects, pinned in docker_compose_setups/versions.env, available: pulled, or
-made here where no registry answers. Without names, all of them.
+`stand-ins` makes the images of other projects, pinned in docker_compose_setups/versions.env, available:
+pulled, or made here where no registry answers. Without names, all of them.
 """
 
 from __future__ import annotations

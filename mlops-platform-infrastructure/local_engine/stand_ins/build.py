@@ -1,9 +1,9 @@
 """Make the images of other projects available: pulled where a registry answers, else made here.
 
-A stand-in has the very name and tag of the image whose place it takes and the label `mlops.stand-in`; it is made of
-Debian's packages and of the wheels of the embedded stack, and behaves like the real one as far as the stacks use it.
-Whether a registry answers is decided once a run. Where one does, an image that can't be pulled is an error: a
-stand-in must not hide a wrong pin.
+A stand-in has the very name and tag of the image whose place it takes and the label `mlops.stand-in`; it is
+made of Debian's packages and of the wheels of the embedded stack, and behaves like the real one as far as the
+stacks use it. Whether a registry answers is decided once a run. Where one does, an image that can't be pulled
+is an error: a stand-in must not hide a wrong pin.
 """
 
 from __future__ import annotations

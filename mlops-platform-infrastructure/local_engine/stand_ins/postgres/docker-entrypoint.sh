@@ -40,7 +40,8 @@ initialise() {
         LD_PRELOAD="$(echo /usr/lib/*/libnss_wrapper.so)"
         export LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
     fi
-    initdb --username="$POSTGRES_USER" --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD") -D "$PGDATA" "${arguments[@]}"
+    initdb --username="$POSTGRES_USER" --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD") -D "$PGDATA" \
+        --set listen_addresses='*' --set unix_socket_directories=/var/run/postgresql "${arguments[@]}"
     if [[ -n "${NSS_WRAPPER_PASSWD:-}" ]]; then
         rm -f "$NSS_WRAPPER_PASSWD" "$NSS_WRAPPER_GROUP"
         unset LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
