@@ -162,6 +162,18 @@ def median(work: Callable[[int], object], rounds: int) -> float:
 # --- the service --------------------------------------------------------------------------------------
 
 
+def await_answer(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the server of a process answers; return whether it does."""
+    started = time.perf_counter()
+    while time.perf_counter() - started < START_SECONDS and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return True
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.01)
+    return False
+
+
 class Served:
     """The service as a process on a bundle that is on its disk already."""
 
@@ -190,19 +202,9 @@ class Served:
             stdout=self._log,
             stderr=self._log,
         )
-        self._await_ready(started)
+        if not await_answer(self.url + "/readyz", self._process):
+            raise SystemExit(f"the service is not ready: {Path(self._log.name).read_text()[-2000:]}")
         self.ready_seconds = time.perf_counter() - started
-
-    def _await_ready(self, started: float) -> None:
-        while time.perf_counter() - started < START_SECONDS:
-            try:
-                with urllib.request.urlopen(self.url + "/readyz", timeout=1):
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.01)
-            if self._process.poll() is not None:
-                break
-        raise SystemExit(f"the service is not ready: {Path(self._log.name).read_text()[-2000:]}")
 
     def pids(self) -> list[int]:
         """Return the processes that answer: the workers, or the one there is."""
@@ -324,6 +326,29 @@ class Benchmark:
         self.add("floor: the model alone", found["model"], "us")
         return found["both"], found["both, xgboost"]
 
+    def empty_reply(self) -> None:
+        """Measure what a request costs a client, and the server, before anything is decided."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = ["-m", "uvicorn", "benchmarks.empty_app:app", "--lifespan", "off", "--no-access-log"]
+        process = subprocess.Popen(
+            [sys.executable, *command, "--log-level", "error", "--port", str(port)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        try:
+            url = f"http://127.0.0.1:{port}/"
+            if not await_answer(url, process):
+                raise SystemExit("uvicorn does not answer")
+            for clients, figure in ((1, "p50"), (CLIENTS, "rate")):
+                found = load(url, self.lines, {}, clients, self.requests)
+                name = "floor: an empty reply of uvicorn, " + ("p50" if clients == 1 else "16 clients")
+                self.add(name, found[figure], "us" if clients == 1 else "requests/s")
+        finally:
+            process.terminate()
+            process.wait(10)
+
     def alone(self, sync: str, floor: tuple[float, float]) -> float:
         """Measure one worker; returns its throughput."""
         suffix = f", spool_sync={sync}"
@@ -409,6 +434,7 @@ def main() -> int:
         benchmark.fill()
         try:
             floor = benchmark.floor()
+            benchmark.empty_reply()
             benchmark.alone("interval", floor)
             durable = benchmark.alone("always", floor)
             benchmark.together(durable)
