@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from server_tools import places
+from server_tools import places, server_settings
 
 CONTAINER_UID = 10001
 API_SCOPES = (
@@ -67,7 +67,6 @@ GENERATED: dict[str, Callable[[], str]] = {
     "mlflow_admin_password": _password,
     "mlflow_trainer_password": _password,
     "mlflow_service_password": _password,
-    "mlflow_tracking_password": _password,
     "airflow__core__fernet_key": _fernet_key,
     "airflow__api__secret_key": _password,
     "airflow__api_auth__jwt_secret": _password,
@@ -79,6 +78,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "kibana_system_password": _password,
     "kibana_encryption_key": _password,
     "demo_api_key": _password,
+    "page_password": _password,
+    "spark_auth_secret": _password,
 }
 
 
@@ -117,9 +118,7 @@ DERIVED: dict[str, Callable[[Mapping[str, str]], str]] = {
     "airflow__database__sql_alchemy_conn": lambda known: _airflow_database(known, "psycopg2"),
     "airflow__database__sql_alchemy_conn_async": lambda known: _airflow_database(known, "asyncpg"),
     "airflow_passwords.json": lambda known: json.dumps({"admin": known["airflow_admin_password"]}) + "\n",
-    "mlflow_backend_store_uri": lambda known: (
-        f"postgresql+psycopg2://mlflow:{known['mlflow_db_password']}@server1:5432/mlflow"
-    ),
+    "page_password_sha256": lambda known: hashlib.sha256(known["page_password"].encode()).hexdigest(),
     "redis_auth.conf": lambda known: f"requirepass {known['redis_password']}\n",
     "redis_exporter_passwords.json": lambda known: (
         json.dumps({"redis://server2:6379": known["redis_password"]}) + "\n"
@@ -131,6 +130,7 @@ DERIVED: dict[str, Callable[[Mapping[str, str]], str]] = {
 # Kept from the first run on: services and people change this file (a key is added, another revoked).
 SEEDED: dict[str, Callable[[Mapping[str, str]], str]] = {
     "api_keys.json": _api_keys,
+    "alert_webhook_url": lambda _known: "",  # where alerts go: an operator writes it here
 }
 
 NAMES = (*GENERATED, *DERIVED, *SEEDED)
@@ -208,8 +208,11 @@ def main(arguments: list[str]) -> int:
     parser.parse_args(arguments[1:])
     try:
         written = create(places.secrets_dir())
-    except (SecretsError, OSError) as error:
+        settings = places.settings_file()
+        server_settings.create(settings, *owner())
+    except (SecretsError, server_settings.SettingsError, OSError) as error:
         print(f"server_tools secrets: {error}", file=sys.stderr)
         return 1
     print(f"{places.secrets_dir()}: {len(written)} written, {len(NAMES) - len(written)} kept")
+    print(f"settings: {settings}")
     return 0
