@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from server_tools import places, server_settings
+from server_tools.deployments import overrides
 
 SERVERS = ("1", "2", "3")
 
@@ -44,12 +45,15 @@ class Project:
     name: str
     file: Path
     profiles: tuple[str, ...] = ()
+    # Which image each service was given by a deployment; not there before the first.
+    images: Path | None = None
 
     @classmethod
     def of_server(cls, server: str, profiles: Sequence[str] = ()) -> Project:
         """Return the project of a server (`1`, `2` or `3`) of the set whose settings stand."""
         prefix = settings().get("COMPOSE_PROJECT", "mlops")
-        return cls(f"{prefix}-server{server}", places.SETUPS / f"server{server}.yml", tuple(profiles))
+        pinned = overrides(places.servers_dir(), f"server{server}")
+        return cls(f"{prefix}-server{server}", places.SETUPS / f"server{server}.yml", tuple(profiles), pinned)
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of a Compose verb for this project."""
@@ -60,6 +64,7 @@ class Project:
             f"--env-file={places.VERSIONS}",
             f"--env-file={places.settings_file()}",
             f"--file={self.file}",
+            *([f"--file={self.images}"] if self.images and self.images.exists() else []),
             *profiles,
             *arguments,
         ]
