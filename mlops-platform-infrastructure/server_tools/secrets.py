@@ -72,7 +72,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "airflow__api_auth__jwt_secret": _password,
     "airflow_admin_password": _password,
     "jenkins_admin_password": _password,
-    "jenkins_agent_password": _password,
+    "jenkins_deployer_password": _password,
     "grafana_admin_password": _password,
     "elastic_password": _password,
     "kibana_system_password": _password,
@@ -130,10 +130,18 @@ DERIVED: dict[str, Callable[[Mapping[str, str]], str]] = {
 # Kept from the first run on: services and people change this file (a key is added, another revoked).
 SEEDED: dict[str, Callable[[Mapping[str, str]], str]] = {
     "api_keys.json": _api_keys,
-    "alert_webhook_url": lambda _known: "",  # where alerts go: an operator writes it here
 }
 
-NAMES = (*GENERATED, *DERIVED, *SEEDED)
+# Nobody here can make these: they are created empty, for an operator to write what others have given.
+GIVEN: tuple[str, ...] = (
+    "alert_webhook_url",
+    "jenkins_agent_ssh_key",
+    "jenkins_git_token",
+    "jenkins_registry_token",
+    "jenkins_notification_webhook",
+)
+
+NAMES = (*GENERATED, *DERIVED, *SEEDED, *GIVEN)
 
 
 def owner() -> tuple[int, int]:
@@ -171,6 +179,10 @@ def create(folder: Path) -> list[str]:
     for name, derive in SEEDED.items():
         if not (folder / name).exists():
             _write(folder / name, derive(known))
+            written.append(name)
+    for name in GIVEN:
+        if not (folder / name).exists():
+            _write(folder / name, "")
             written.append(name)
     for path in (folder, *folder.iterdir()):
         if (path.stat().st_uid, path.stat().st_gid) != (uid, gid):

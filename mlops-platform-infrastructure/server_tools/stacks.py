@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from server_tools import server_settings
 from server_tools import secrets as server_secrets
+from server_tools import server_settings
 from server_tools.compose import SERVERS, ComposeError, Project, docker, environment
 from server_tools.startup import (
     State,
