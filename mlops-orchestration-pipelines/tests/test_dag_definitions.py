@@ -51,7 +51,8 @@ def test_a_file_fits_on_a_screen_and_imports_only_airflow_and_the_plugins(path):
 def test_a_plugin_imports_no_library_of_another_root(path):
     import sys  # noqa: PLC0415
 
-    own = {"airflow", "operators", "scheduling", "runners"}
+    # The engine's client is a dependency of this root; it is imported where a container is run.
+    own = {"airflow", "operators", "scheduling", "runners", "docker", "urllib3"}
     assert _imported(path.read_text(encoding="utf-8")) - own <= sys.stdlib_module_names
 
 

@@ -88,6 +88,8 @@ def repository(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(STAND_IN)
             path.chmod(0o755)
+    for service in ("fraud_detection_api", "customer_churn_api"):
+        (tmp_path / "ml-model-services" / "services" / service).mkdir(parents=True)
     return tmp_path
 
 

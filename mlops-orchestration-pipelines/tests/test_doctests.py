@@ -7,7 +7,7 @@ import importlib
 
 import pytest
 
-MODULES = ["operators.root_command_operator", "runners.local_process", "run_dag"]
+MODULES = ["operators.root_command_operator", "runners.container", "runners.local_process", "run_dag"]
 
 
 @pytest.mark.parametrize("name", MODULES)

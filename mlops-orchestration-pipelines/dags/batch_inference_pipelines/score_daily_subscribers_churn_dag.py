@@ -50,6 +50,7 @@ with DAG(
     decide = RootCommandOperator(
         task_id="decide",
         root="ml-model-services",
+        workdir="services/customer_churn_api",
         command=["python", "-m", "common_service_libs.batch_door", "--service", "customer_churn_api"],
         options={"--date": LAST_FULL_DAY},
         outlets=[CHURN_BATCH_DECISIONS],

@@ -46,6 +46,7 @@ with DAG(
     decide = RootCommandOperator(
         task_id="decide",
         root="ml-model-services",
+        workdir="services/fraud_detection_api",
         command=["python", "-m", "common_service_libs.batch_door", "--service", "fraud_detection_api"],
         options={"--date": LAST_FULL_DAY},
         outlets=[FRAUD_BATCH_DECISIONS],

@@ -5,19 +5,41 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from runners.container import ContainerRunner, ContainerSettings
 from runners.local_process import CommandFailedError, Layout, LocalProcessRunner, NotSetUpError
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _LEFT_OUT = ("", "None", "False")
 
+
+class CommandRunner(Protocol):
+    """What runs a command of a root, here or in a container; see LocalProcessRunner.run."""
+
+    def run(
+        self,
+        *,
+        root: str,
+        workdir: str,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        additions: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> None:
+        """Run a command and give each line of its output to `on_line`."""
+
+    def stop(self) -> None:
+        """End the running command."""
+
+
 # How a task reaches its root; `ROOT_COMMAND_RUNNER` chooses, so the DAG files are the same everywhere.
-_RUNNERS: dict[str, Callable[[], LocalProcessRunner]] = {
-    "local": lambda: LocalProcessRunner(Layout.from_environment(os.environ, _REPOSITORY)),
+_RUNNERS: dict[str, Callable[[Mapping[str, str]], CommandRunner]] = {
+    "local": lambda environ: LocalProcessRunner(Layout.from_environment(environ, _REPOSITORY)),
+    "container": lambda environ: ContainerRunner(ContainerSettings.from_environment(environ)),
 }
 
 
@@ -62,7 +84,7 @@ class RootCommandOperator(BaseOperator):
         self.environment = dict(environment or {})
         self.event_extra = dict(event_extra or {})
         self.only_if = only_if
-        self._runner: LocalProcessRunner | None = None
+        self._runner: CommandRunner | None = None
 
     def execute(self, context: Context) -> None:
         """Run the command; raises AirflowFailException (no retry) when the root is not set up."""
@@ -70,8 +92,8 @@ class RootCommandOperator(BaseOperator):
             raise AirflowSkipException("this run does not ask for it")
         command = full_command(self.command, self.options)
         self.log.info("%s$ %s", Path(self.root, self.workdir), " ".join(command))
-        self._runner = choose_runner(os.environ)
         try:
+            self._runner = choose_runner(os.environ)
             self._runner.run(
                 root=self.root,
                 workdir=self.workdir,
@@ -114,9 +136,9 @@ def full_command(command: Sequence[str], options: Mapping[str, str]) -> list[str
     return words
 
 
-def choose_runner(environ: Mapping[str, str]) -> LocalProcessRunner:
+def choose_runner(environ: Mapping[str, str]) -> CommandRunner:
     """Return the runner that `ROOT_COMMAND_RUNNER` names (default `local`)."""
     name = environ.get("ROOT_COMMAND_RUNNER") or "local"
     if name not in _RUNNERS:
         raise AirflowFailException(f"ROOT_COMMAND_RUNNER is {name!r}; known: {', '.join(sorted(_RUNNERS))}")
-    return _RUNNERS[name]()
+    return _RUNNERS[name](environ)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 # The orchestrator's own settings (its database's password among them) and Python paths. A command may keep
 # its compiled modules whatever the orchestrator does: without them each start costs seconds more.
-_PRIVATE = re.compile(r"AIRFLOW|^(PYTHONPATH|PYTHONHOME|PYTHONDONTWRITEBYTECODE|VIRTUAL_ENV)$")
+PRIVATE = re.compile(r"AIRFLOW|^(PYTHONPATH|PYTHONHOME|PYTHONDONTWRITEBYTECODE|VIRTUAL_ENV)$")
 _SETTING = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LINE_END = re.compile(r"\r\n|\n|\r")
-_LAST_LINES = 25
+LAST_LINES = 25
 _LONGEST_LINE = 4000
 _POLL_SECONDS = 0.25
 
@@ -66,7 +66,7 @@ def child_environment(
     ('/repo/.local/venvs/r/bin:/bin', '/repo/r', '1', False)
     """
     venv = layout.venv(root)
-    kept = {name: value for name, value in environ.items() if not _PRIVATE.search(name)}
+    kept = {name: value for name, value in environ.items() if not PRIVATE.search(name)}
     return kept | {
         "PATH": os.pathsep.join(part for part in (str(venv / "bin"), environ.get("PATH", "")) if part),
         "VIRTUAL_ENV": str(venv),
@@ -121,7 +121,7 @@ class LocalProcessRunner:
         env = child_environment(environ, self.layout, root, additions)
         argv = [expand(argument, env) for argument in command]
         argv[0] = self._program(argv[0], root, folder)
-        last: deque[str] = deque(maxlen=_LAST_LINES)
+        last: deque[str] = deque(maxlen=LAST_LINES)
         # Output and errors share one pipe, so the log keeps their order. No shell takes part.
         process = self._process = subprocess.Popen(  # noqa: S603
             argv,
@@ -142,7 +142,7 @@ class LocalProcessRunner:
         if code != 0:
             shown = "\n".join(f"  | {line}" for line in last) or "  (it printed nothing)"
             name = " ".join(command)
-            raise CommandFailedError(f"`{name}` of {root} {_ending(code)}; its last lines:\n{shown}")
+            raise CommandFailedError(f"`{name}` of {root} {ending(code)}; its last lines:\n{shown}")
 
     def stop(self) -> None:
         """Ask the running command's whole process group to end."""
@@ -194,17 +194,17 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
                 *lines, pending = _LINE_END.split(pending + decoder.decode(chunk))
                 if len(pending) > _LONGEST_LINE:
                     lines, pending = [*lines, pending], ""
-                yield from filter(None, map(_cleaned, lines))
+                yield from filter(None, map(cleaned, lines))
             elif exited:
                 break
-    if last := _cleaned(pending):
+    if last := cleaned(pending):
         yield last
 
 
-def _cleaned(line: str) -> str:
+def cleaned(line: str) -> str:
     """Return a line fit for a log: no colours, no blank end, not endless.
 
-    >>> _cleaned("\\x1b[32mPASS\\x1b[0m  ")
+    >>> cleaned("\\x1b[32mPASS\\x1b[0m  ")
     'PASS'
     """
     return _COLOUR.sub("", line).rstrip()[:_LONGEST_LINE]
@@ -221,10 +221,10 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         return
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
     """Say how a command ended.
 
-    >>> _ending(2), _ending(-9)
+    >>> ending(2), ending(-9)
     ('exited with 2', 'was killed by SIGKILL')
     """
     return f"exited with {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
