@@ -1,4 +1,4 @@
-"""`make test-compose`: three servers come up, a transaction becomes a decision, and whatever dies loses nothing.
+"""`make test-compose`: three servers come up, a transaction becomes a decision, whatever dies loses nothing.
 
 The tests build on each other and run in this order: servers up, data and models through Airflow's own DAGs,
 the way of one transaction, every service restarted and killed.
