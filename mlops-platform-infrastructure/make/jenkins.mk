@@ -1,5 +1,5 @@
 # What the Jenkinsfiles and the workflows call, by hand as well.
-.PHONY: release-images push-images deploy-staging deploy-production smoke-test rollback notify test-jenkins jenkins-check jenkins-image
+.PHONY: release-images push-images deploy-staging deploy-production smoke-test rollback notify test-jenkins jenkins-check
 
 REGISTRY ?=
 SERVER ?= server3
@@ -34,6 +34,3 @@ test-jenkins: setup ## The pipelines, jobs, configuration and workflows, run by 
 
 jenkins-check: setup ## Run the commands that the pipelines record, once (minutes; groovy and a Docker Engine)
 	$(PY) -m pytest -s -m engine tests/jenkins
-
-jenkins-image: ## Build mlops/jenkins: the controller with plugins and configuration inside (needs a registry and plugins to fetch)
-	docker build --file images/jenkins/Dockerfile --tag mlops/jenkins:$(or $(MLOPS_VERSION),dev) .

@@ -30,6 +30,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "reporting": ("ml-reporting-and-monitoring-logic", _ENTRYPOINT),
     "mlflow-server": (f"{_PLATFORM}/images/mlflow_server", _ENTRYPOINT),
     "spark": (f"{_PLATFORM}/images/spark", _ENTRYPOINT),
+    "jenkins": (f"{_PLATFORM}/images/jenkins", f"{_PLATFORM}/jenkins_config"),
     "backup": (f"{_PLATFORM}/images/backup", f"{_PLATFORM}/server_tools", _ENTRYPOINT),
 }
 _HOST = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*")

@@ -62,6 +62,12 @@ class Context {
         record('archiveArtifacts', [pattern: given.artifacts])
     }
 
+    /** What fails inside makes the build fail, and what comes after it is done all the same. */
+    void catchError(Map given, Closure block) {
+        if (given != [buildResult: 'FAILURE', stageResult: 'FAILURE']) throw new NotAllowed("catchError ${given}")
+        run.goOn { take(block) }
+    }
+
     void node(String label, Closure block) { new Context(run, path, label, variables).take(block) }
 
     Map string(Map given) { [(given.variable): [credential: given.credentialsId]] }

@@ -45,6 +45,14 @@ class Run {
         if (failing.any { command =~ it }) throw new StepFailed(command)
     }
 
+    void goOn(Closure work) {
+        try {
+            work()
+        } catch (StepFailed error) {
+            result = 'FAILURE'
+        }
+    }
+
     Object evaluate(Closure block) {
         block.delegate = [params: parameters, env: [BRANCH_NAME: branch],
                           currentBuild: [previousBuild: previousResult == null ? null : [result: previousResult]]]

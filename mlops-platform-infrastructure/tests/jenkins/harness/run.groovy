@@ -15,7 +15,8 @@ Object attempt(Closure work) {
 Map asked = new JsonSlurper().parseText(System.in.text) as Map
 println JsonOutput.toJson([
     pipelines: asked.pipelines.collectEntries { path, requests ->
-        [path, requests.collect { request -> attempt { new Run(Model.read(path), request).report() } }]
+        Object pipeline = attempt { Model.read(path) }
+        [path, requests.collect { request -> pipeline instanceof Map ? pipeline : attempt { new Run(pipeline, request).report() } }]
     },
     jobs: asked.jobs.collectEntries { path, environment -> [path, attempt { Jobs.read(path, environment) }] },
 ])
