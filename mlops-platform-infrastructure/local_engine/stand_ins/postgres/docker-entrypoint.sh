@@ -41,14 +41,14 @@ initialise() {
         export LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
     fi
     initdb --username="$POSTGRES_USER" --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD") -D "$PGDATA" \
-        --set listen_addresses='*' --set unix_socket_directories=/var/run/postgresql "${arguments[@]}"
+        --set listen_addresses='*' "${arguments[@]}"
     if [[ -n "${NSS_WRAPPER_PASSWD:-}" ]]; then
         rm -f "$NSS_WRAPPER_PASSWD" "$NSS_WRAPPER_GROUP"
         unset LD_PRELOAD NSS_WRAPPER_PASSWD NSS_WRAPPER_GROUP
     fi
     printf '\nhost all all all %s\n' "$method" >>"$PGDATA/pg_hba.conf"
 
-    if [[ "$1" == postgres ]]; then shift; fi
+    shift
     PGUSER="$POSTGRES_USER" pg_ctl -D "$PGDATA" -o "$(printf '%q ' "$@" -c listen_addresses= -p 5432)" -w start
     export PGPASSWORD="$POSTGRES_PASSWORD"
     if [[ "$POSTGRES_DB" != postgres ]]; then
@@ -89,6 +89,9 @@ if [[ "$1" == postgres ]]; then
         find "$PGDATA" /var/run/postgresql \! -user postgres -exec chown postgres '{}' +
         exec setpriv --reuid=postgres --regid=postgres --init-groups "$0" "$@"
     fi
+    # Debian's PostgreSQL keeps its socket there; this one was built to keep it in /tmp.
+    shift
+    set -- postgres -c unix_socket_directories=/var/run/postgresql "$@"
     if [[ ! -s "$PGDATA/PG_VERSION" ]]; then initialise "$@"; fi
     unset POSTGRES_PASSWORD
 fi
