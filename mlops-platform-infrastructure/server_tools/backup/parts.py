@@ -65,9 +65,10 @@ def back_up_objects(settings: Settings, repository: Repository) -> dict[str, flo
     """Copy what changed in the object store since the last time, and store a version of all buckets."""
     mirror = settings.data / "objects"
     mirror.mkdir(parents=True, exist_ok=True, mode=0o700)
-    buckets = [entry["Path"] for entry in json.loads(_rclone(settings, "lsjson", "store:"))]
+    listed = [entry["Path"] for entry in json.loads(_rclone(settings, "lsjson", "store:"))]
+    buckets = [name for name in listed if name not in settings.skipped_buckets]
     for bucket in buckets:
-        _rclone(settings, "sync", "--create-empty-src-dirs=false", f"store:{bucket}", str(mirror / bucket))
+        _rclone(settings, "sync", f"store:{bucket}", str(mirror / bucket))
         (mirror / bucket).mkdir(exist_ok=True)
     for gone in {path.name for path in mirror.iterdir()} - set(buckets):
         shutil.rmtree(mirror / gone)  # its versions stay in the repository

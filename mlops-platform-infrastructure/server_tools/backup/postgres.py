@@ -57,28 +57,11 @@ def _ask(settings: Settings, statement: str) -> str:
 
 
 def prepare(settings: Settings) -> None:
-    """Create the role, let it replicate, and make commits wait for the receiver; safe to repeat.
+    """Make commits wait for the receiver; safe to repeat.
 
     Commits wait only from when the receiver is connected: a first start can't be blocked by its absence.
     """
     _wait(lambda: _ask(settings, "select 1") == "1", "PostgreSQL does not answer")
-    password = settings.postgres_password.replace("'", "''")
-    _ask(
-        settings,
-        f"""do $$ begin
-            if not exists (select from pg_roles where rolname = '{ROLE}') then create role {ROLE}; end if;
-        end $$;
-        alter role {ROLE} login replication password '{password}';
-        grant pg_read_all_data, pg_monitor to {ROLE};""",
-    )
-    allowed = (
-        "select count(*) from pg_hba_file_rules where database = '{replication}' and '%s' = any(user_name)"
-    )
-    if _ask(settings, allowed % ROLE) == "0":
-        # The official image lets no one replicate over the network; only the server can write its file.
-        line = f"host replication {ROLE} all scram-sha-256"
-        _ask(settings, f"copy (select '{line}') to program 'cat >> \"$PGDATA/pg_hba.conf\"'")
-        _ask(settings, "select pg_reload_conf()")
     _wait(lambda: _receiver_connected(settings), "the WAL receiver does not connect")
     names = settings.synchronous_names.replace("'", "''")
     _ask(settings, f"alter system set synchronous_standby_names = '{names}'")
@@ -329,7 +312,7 @@ def _server(base: Path, work: Path) -> Iterator[None]:
         server = subprocess.Popen(
             ["postgres", "-D", str(base), "-c", "listen_addresses=", "-c", f"unix_socket_directories={work}",
              "-c", "synchronous_standby_names=", "-c", f"hba_file={hba}", "-c", "archive_mode=off",
-             "-c", "hot_standby=on"],
+             "-c", "hot_standby=off"],
             stdout=stream, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:

@@ -95,19 +95,13 @@ class Repository:
 
     def snapshots(self, part: str) -> list[Snapshot]:
         """Return the versions of a part, oldest first."""
-        return [each for each in self._all() if each.tags.get("part") == part]
-
-    def _all(self) -> list[Snapshot]:
         listed = json.loads(self._restic("snapshots", "--json", "--host", HOST).stdout or "null") or []
-        return sorted((Snapshot.parse(entry) for entry in listed), key=lambda each: each.time)
+        found = [Snapshot.parse(entry) for entry in listed]
+        return sorted((each for each in found if each.tags.get("part") == part), key=lambda each: each.time)
 
     def forget(self) -> None:
-        """Drop the versions that the settings no longer keep, each part by itself."""
-        # Versions carry further tags; grouped by those, each would be the newest of its group.
-        for part in sorted({each.tags.get("part", "") for each in self._all()} - {""}):
-            words = ["--host", HOST, "--tag", f"part={part}", "--group-by", "host"]
-            self._restic("forget", *words, *retention(self._settings))
-        self._restic("prune")
+        """Drop the versions that the settings no longer keep; a part is what was stored from one folder."""
+        self._restic("forget", "--group-by", "host,paths", *retention(self._settings), "--prune")
 
     def check(self, share: str = "100%") -> None:
         """Read `share` of the data and check every hash; raises DamagedError with the damaged file."""

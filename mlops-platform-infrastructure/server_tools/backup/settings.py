@@ -41,6 +41,7 @@ class Settings:
     s3_access_key: str
     s3_secret_key: str
     s3_region: str
+    skipped_buckets: tuple[str, ...]
     sources: Path
 
     @classmethod
@@ -75,6 +76,7 @@ class Settings:
             s3_access_key=environ.get("AWS_ACCESS_KEY_ID", ""),
             s3_secret_key=environ.get("AWS_SECRET_ACCESS_KEY", ""),
             s3_region=environ.get("AWS_DEFAULT_REGION", "us-east-1"),
+            skipped_buckets=tuple(environ.get("BACKUP_SKIP_BUCKETS", "backup").split()),
             sources=Path(environ.get("BACKUP_SOURCES", "/sources")),
         )
 

@@ -44,7 +44,7 @@ def work_folder(wanted: Wanted) -> Path:
 def hand_over(work: Path, content: Path, target: Path) -> Path | None:
     """Move what stands in `content` into `target`; what stood there goes to a folder, which is returned."""
     old = _content(target)
-    aside = target / f"{ASIDE}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}" if old else None
+    aside = _aside(target) if old else None
     if aside:
         aside.mkdir(mode=0o700)
         for path in old:
@@ -59,3 +59,11 @@ def _content(target: Path) -> list[Path]:
     """Return what stands in a target, without our own folders and what a new volume may hold."""
     ours = (WORK, "lost+found")
     return [path for path in target.iterdir() if path.name not in ours and not path.name.startswith(ASIDE)]
+
+
+def _aside(target: Path) -> Path:
+    """Return where to put what is there: beside the target, or within it where it is a volume's root."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    if target.parent.stat().st_dev == target.stat().st_dev:
+        return target.parent / f"{ASIDE}{target.name}-{stamp}"
+    return target / f"{ASIDE}{stamp}"
