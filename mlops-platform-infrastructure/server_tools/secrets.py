@@ -58,6 +58,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "airflow_db_password": _password,
     "monitoring_db_password": _password,
     "backup_db_password": _password,
+    "backup_repository_password": _password,
     "redis_password": _password,
     "aws_access_key_id": _access_key,
     "aws_secret_access_key": _password,
