@@ -46,12 +46,14 @@ TABLE: tuple[Route, ...] = (
     _open("GET", _API + r"model-versions/(?:get|search|get-download-uri)", Role.SERVICE),
     _open("GET", _API + rf"logged-models/{_ID}(?:/artifacts/directories)?", Role.SERVICE),
     _open("GET", _API + r"artifacts/list", Role.SERVICE),
+    _open(
+        "GET", _API + r"runs/get", Role.SERVICE
+    ),  # monitoring compares with what the version's run measured
     _open("GET", ARTIFACTS.pattern, Role.SERVICE),
     _open("GET", r"/version|/(?:ajax-)?api/3\.0/mlflow/server-info", Role.SERVICE),
     # What training and promotion need.
     _open("GET", _API + r"experiments/(?:get|get-by-name|search)", Role.TRAINER),
     _open("POST", _API + r"experiments/(?:create|search|update|set-experiment-tag)", Role.TRAINER),
-    _open("GET", _API + r"runs/get", Role.TRAINER),
     _open("POST", _API + r"runs/(?:create|update|search|set-tag|delete-tag|outputs)", Role.TRAINER),
     _open("POST", _API + r"runs/log-(?:batch|metric|parameter|inputs|model)", Role.TRAINER),
     _open("GET", _API + r"metrics/get-history(?:-bulk|-bulk-interval)?", Role.TRAINER),
