@@ -52,9 +52,7 @@ def findings(config: dict[str, Any]) -> list[str]:
         "the controller takes builds that name no label": jenkins["mode"] == "EXCLUSIVE",
         "a port is open for agents that call in": jenkins["slaveAgentPort"] == -1,
         "anybody can sign up": jenkins["securityRealm"]["local"]["allowsSignup"] is False,
-        "a crumb is good from any address": not jenkins["crumbIssuer"]["standard"][
-            "excludeClientIPFromCrumb"
-        ],
+        "a crumb is good from any address": not crumbs["excludeClientIPFromCrumb"],
         "job definitions run without a sandbox": scripts["useScriptSecurity"],
     }
     found = [name for name, kept in rules.items() if not kept]
