@@ -126,7 +126,7 @@ def test_the_command_runs_in_its_folder_of_the_roots_image_with_the_settings():
     assert created["command"] == ["-m", "load", "--source", "/var/lib/mlops/data/landing"]
     assert created["working_dir"] == "/app/models/fraud_detection_xgboost"
     assert created["environment"] == {
-        "DATA_DIR": "/var/lib/mlops/data", "REDIS_PASSWORD": "x", "ADDED": "1",
+        "DATA_DIR": "/var/lib/mlops/data", "REDIS_PASSWORD": "x", "ADDED": "1", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     assert created["network"] == "tasks"
     assert created["extra_hosts"] == {"server1": "172.17.0.1"}
@@ -142,7 +142,10 @@ def test_neither_the_orchestrators_secrets_nor_its_paths_reach_a_task():
         "DOCKER_HOST": "tcp://socket-proxy:2375", "MLOPS_VERSION": "dev", "VENV": "/opt/venv", "HOME": "/opt",
         "PYTHON_SHA256": "c", "LANG": "C.UTF-8", "S3_ENDPOINT_URL": "http://server1:8333",
     }  # fmt: skip
-    assert container_environment(environ, {}) == {"S3_ENDPOINT_URL": "http://server1:8333"}
+    assert container_environment(environ, {}) == {
+        "S3_ENDPOINT_URL": "http://server1:8333",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def test_a_failure_shows_the_last_lines():
@@ -206,6 +209,11 @@ def test_a_program_that_the_image_lacks_can_not_be_mended_by_a_retry():
     container.start_error = APIError("400", explanation='exec: "dbt": executable file not found in $PATH')
     with pytest.raises(NotSetUpError, match="has no dbt"):
         run(container, "dbt")
+
+
+def test_a_program_that_the_first_process_does_not_find_can_not_be_mended_by_a_retry():
+    with pytest.raises(NotSetUpError, match="can't run dbt: exec dbt failed"):
+        run(FakeContainer([log("exec dbt failed")], code=127), "dbt")
 
 
 def test_an_engine_that_does_not_answer_is_worth_a_retry():

@@ -45,6 +45,8 @@ _STAMPED = re.compile(rb"(\S+)Z (.*)", re.DOTALL)
 _RECONNECTS = 10
 _KILLED_FOR_MEMORY = 137
 _SIGNALS = 32
+# What shells and the container's own first process say of a program that is not there or is none.
+_NOT_EXECUTABLE = (126, 127)
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,10 @@ def container_environment(environ: Mapping[str, str], additions: Mapping[str, st
     """Return the variables a task's container gets: the platform's settings, not the worker's own.
 
     >>> container_environment({"REDIS_HOST": "server2", "PATH": "/bin", "AIRFLOW__API__SECRET_KEY": "x"}, {})
-    {'REDIS_HOST': 'server2'}
+    {'REDIS_HOST': 'server2', 'PYTHONUNBUFFERED': '1'}
     """
     kept = {name: value for name, value in environ.items() if not (PRIVATE.search(name) or _OWN.search(name))}
-    return kept | dict(additions)
+    return kept | {"PYTHONUNBUFFERED": "1"} | dict(additions)
 
 
 def connect() -> Any:
@@ -199,6 +201,8 @@ class ContainerRunner:
         finally:
             self._container = None
             self._remove(container)
+        if code in _NOT_EXECUTABLE:
+            raise NotSetUpError(f"{image} can't run {argv[0]}: {' '.join(last) or f'exit code {code}'}")
         if code != 0:
             shown = "\n".join(f"  | {line}" for line in last) or "  (it printed nothing)"
             # A signal's number is added to 128, by shells and by the container's own first process.
