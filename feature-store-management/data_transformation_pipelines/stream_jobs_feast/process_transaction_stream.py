@@ -97,7 +97,9 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda *_: stop.set())
     metrics = StreamMetrics()
     if settings.stream.metrics_port is not None:
-        log.info("metrics on port %d", metrics.serve(settings.stream.metrics_port))
+        log.info(
+            "metrics on port %d", metrics.serve(settings.stream.metrics_port, settings.stream.metrics_host)
+        )
     began = time.monotonic()
     try:
         process(settings, definition, metrics, stop, until_caught_up=options.until_caught_up)

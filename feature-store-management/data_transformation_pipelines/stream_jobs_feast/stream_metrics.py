@@ -122,7 +122,7 @@ class StreamMetrics:
         )
         self.lag = LagGauge(registry)
 
-    def serve(self, port: int) -> int:
-        """Answer on loopback at a port (0: any free one) and return it."""
-        server, _ = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+    def serve(self, port: int, host: str = "127.0.0.1") -> int:
+        """Answer at a port (0: any free one) of loopback or another address, and return it."""
+        server, _ = start_http_server(port, addr=host, registry=self.registry)
         return int(server.server_port)

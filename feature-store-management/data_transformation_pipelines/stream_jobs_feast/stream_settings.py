@@ -45,6 +45,7 @@ class StreamSettings(BaseSettings):
     late_days: int = Field(default=2, ge=0, le=31)
     ahead_seconds: int = Field(default=300, ge=0, le=86_400)
     commit_interval_ms: int = Field(default=250, ge=1)
+    metrics_host: str = Field(default="127.0.0.1", min_length=1)
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
 
     @property
