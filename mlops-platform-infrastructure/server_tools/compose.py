@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +31,13 @@ def program() -> tuple[str, ...]:
         asked = subprocess.run([docker, "compose", "version"], capture_output=True, check=False)
         if asked.returncode == 0:
             return (docker, "compose")
-    own = Path(sys.executable).with_name("docker-compose")
-    found = str(own) if own.exists() else shutil.which("docker-compose")
+    # The program itself: the package's own wrapper forgets its exit code.
+    package = importlib.util.find_spec("compose")
+    if package is not None and package.origin is not None:
+        own = Path(package.origin).with_name("docker-compose")
+        if own.exists():
+            return (str(own),)
+    found = shutil.which("docker-compose")
     if found is None:
         raise ComposeError("Compose is not installed: run `make setup`")
     return (found,)
