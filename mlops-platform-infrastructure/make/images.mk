@@ -14,7 +14,7 @@ stand-ins: setup ## Make the pinned images of other projects available: pulled, 
 
 lock-images: | $(UV) ## Resolve the locks of the images that install less than their root does
 	$(IMAGE_COMPILE) --constraint ../feature-store-management/requirements.txt --overrides ../feature-store-management/image-overrides.txt \
-		../feature-store-management/pyproject.toml -o ../feature-store-management/requirements_feast_cli.txt
+		../feature-store-management/pyproject.toml ../feature-store-management/image-extras.in -o ../feature-store-management/requirements_feast_cli.txt
 	$(IMAGE_COMPILE) --constraint ../ml-reporting-and-monitoring-logic/requirements.txt \
 		../ml-reporting-and-monitoring-logic/pyproject.toml -o ../ml-reporting-and-monitoring-logic/requirements_reporting.txt
 	$(IMAGE_COMPILE) --constraint requirements.txt --overrides images/mlflow_server/overrides.txt \

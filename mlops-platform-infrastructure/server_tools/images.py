@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,9 +151,8 @@ def git_commit(repository: Path) -> str:
     return described.stdout.strip() or os.environ.get("GIT_COMMIT") or "unknown"
 
 
-def build(host: str, images: Iterable[Image], version: str, commit: str) -> list[Built]:
+def build(host: str, images: Sequence[Image], version: str, commit: str) -> Iterator[Built]:
     """Build images in order, one line of progress each; raises BuildError at the first that fails."""
-    images, results = list(images), []
     pins = stand_ins.pins(stand_ins.VERSIONS.read_text())
     for number, image in enumerate(images, start=1):
         name = tag(image.name, version)
@@ -176,9 +175,8 @@ def build(host: str, images: Iterable[Image], version: str, commit: str) -> list
             print(" failed", flush=True)
             raise BuildError(f"{name} can't be built:\n{done.stdout[-3000:]}")
         built = Built(image.name, size(host, name), time.monotonic() - began)
-        results.append(built)
         print(f" {built.size / MEGABYTE:6.0f} MB {built.seconds:6.1f} s", flush=True)
-    return results
+        yield built
 
 
 def inspected(host: str, name: str) -> dict[str, str] | None:
@@ -280,6 +278,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="of our images; all of them by default")
     parser.add_argument("--no-others", action="store_true", help="leave the images of other projects alone")
     options = parser.parse_args(arguments[1:])
+    limits = json.loads(LIMITS.read_text())
+    path = reports_dir() / "images.json"
+    too_large = []
     try:
         images = chosen(options.names)
         host = Engine(Path(os.environ.get("LOCAL_DIR") or REPOSITORY / ".local").resolve() / "engine").start()
@@ -289,16 +290,15 @@ def main(arguments: list[str]) -> int:
         print(f"{base_images.PYTHON}: {base_images.ensure(host)}", flush=True)
         if not options.no_others:
             stand_ins.ensure(host, on_outcome=lambda each: print(f"{each.name}: {each.state}", flush=True))
-        built = build(host, images, version(), git_commit(REPOSITORY))
+        command = "python -m server_tools " + " ".join(arguments)
+        for built in build(host, images, version(), git_commit(REPOSITORY)):
+            write_report(report([built], limits, command, datetime.now(UTC)), path)
+            if built.size > limits[built.name] * MEGABYTE:
+                too_large.append(f"mlops/{built.name}")
     except (BuildError, EngineError) as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
-    limits = json.loads(LIMITS.read_text())
-    command = "python -m server_tools " + " ".join(arguments)
-    path = reports_dir() / "images.json"
-    write_report(report(built, limits, command, datetime.now(UTC)), path)
     print(f"sizes and seconds in {path}")
-    too_large = [f"mlops/{each.name}" for each in built if each.size > limits[each.name] * MEGABYTE]
     if too_large:
         print(f"images: larger than {LIMITS.name} allows: {', '.join(too_large)}", file=sys.stderr)
     return 1 if too_large else 0
