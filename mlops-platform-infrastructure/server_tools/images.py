@@ -277,7 +277,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("action", choices=["build", "list"])
     parser.add_argument("names", nargs="*", metavar="NAME", help="of our images; all of them by default")
     parser.add_argument("--no-others", action="store_true", help="leave the images of other projects alone")
-    options = parser.parse_args(arguments[1:])
+    options = parser.parse_intermixed_args(arguments[1:])
     limits = json.loads(LIMITS.read_text())
     path = reports_dir() / "images.json"
     too_large = []
