@@ -26,6 +26,7 @@ EXPECTED = {
     "score_daily_subscribers_churn",
     "recommend_daily_movies",
     "check_fraud_model_drift",
+    "backup_mlflow_db",
 }
 
 

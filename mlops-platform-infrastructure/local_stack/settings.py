@@ -28,6 +28,7 @@ def build(instance: Instance, ports: Mapping[str, int], secrets: Mapping[str, st
         "SPOOL_DIR": str(instance.state_dir / "spool"),
         **_database("FEATURE_STORE_DB", "feature_store", ports["postgres"], secrets["feature_store_db"]),
         **_database("DECISIONS_DB", "decisions", ports["postgres"], secrets["decisions_db"]),
+        **_database("MLFLOW_DB", "mlflow", ports["postgres"], secrets["mlflow_db"]),  # for its backup alone
         "REDIS_HOST": "127.0.0.1",
         "REDIS_PORT": str(ports["valkey"]),
         "REDIS_PASSWORD": secrets["redis"],

@@ -34,6 +34,7 @@ IMAGES: Mapping[str, str] = {
     "ml-model-services/services/fraud_detection_api": "mlops/fraud-detection-api",
     "ml-model-services/services/movie_recommendation_api": "mlops/movie-recommendation-api",
     "ml-reporting-and-monitoring-logic": "mlops/reporting",
+    "mlops-platform-infrastructure": "mlops/backup",
 }
 APP = "/app"
 # What belongs to the worker's own container, and not to the platform.
