@@ -26,8 +26,10 @@ TEST_STACK := $(STACK) --instance test
 ENGINE := cd $(PLATFORM) && $(PLATFORM_PY) -m local_engine
 # Two roots at a time, each root's output in one piece where make can.
 JOBS ?= 2
-# The tests of the others kill servers of the stack that they share, so each of those is tested alone.
-LEAVE_SERVERS_ALONE := feature-store-management ml-model-development
+# Its tests kill servers of the stack that all share, so it is tested alone; the longest of the others come first.
+KILLS_SERVERS := ml-model-services
+LEAVE_SERVERS_ALONE := feature-store-management ml-model-development mlops-orchestration-pipelines \
+	mlops-platform-infrastructure ml-reporting-and-monitoring-logic
 IN_EVERY_ROOT = $(MAKE) --no-print-directory -j$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: help setup lock format check test test-unit test-integration test-e2e demo parity bench-features bench-models bench-serving \
@@ -105,8 +107,7 @@ test-integration: setup ## Tests of every root against the stack that the small 
 	@$(MAKE) --no-print-directory filled-test-stack
 	@trap '($(TEST_STACK) down)' EXIT; \
 	($(TEST_STACK) exec -- $(IN_EVERY_ROOT) -C .. $(LEAVE_SERVERS_ALONE:%=integration/%)); \
-	for root in $(filter-out $(LEAVE_SERVERS_ALONE),$(ROOTS)); do \
-		($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$$root test-integration); done
+	($(TEST_STACK) exec -- $(MAKE) --no-print-directory -C ../$(KILLS_SERVERS) test-integration)
 
 test-images: setup ## Build the services' images and run them on a Docker Engine (IMAGES=name for one; root starts an engine where none runs)
 	@$(MAKE) --no-print-directory filled-test-stack
