@@ -8,7 +8,7 @@ check-config: setup ## Say whether the rendered files are what templates and set
 	@$(PY) -m server_tools render --check
 
 check-provisioning: setup ## Lint the provisioning scripts
-	@cd server_provisioning_scripts && $(VENV)/bin/shellcheck --external-sources --severity style setup_server*.sh
+	@cd server_provisioning_scripts && $(VENV)/bin/shellcheck --check-sourced --external-sources --severity style setup_server*.sh
 
 test-provisioning: setup ## Run each server's script twice in a Debian root, and try its firewall (needs a Docker Engine)
 	@$(PY) -m local_engine exec -- $(PY) -m pytest -m engine --durations 5 tests/provisioning

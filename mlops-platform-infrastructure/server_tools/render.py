@@ -1,8 +1,8 @@
 """`python -m server_tools render [--check]`: the servers' configuration files, from templates and settings.
 
 Rendering is strict and deterministic: a name that nobody declared is an error, and the same settings give the
-same bytes. `--check` writes nothing and exits 1 with a list of findings: files that are missing, stale or left
-over, settings that nobody uses or knows, expressions that were never filled in, and what the services' own
+same bytes. `--check` writes nothing and exits 1 with a list of findings: files that are missing, stale or
+left over, settings that nobody uses or knows, expressions that were never filled in, and what the services' own
 tools (promtool, amtool) find where they are installed.
 """
 
@@ -39,16 +39,18 @@ def compose_settings(folder: Path) -> set[str]:
     return names
 
 
-def findings_of_settings(
-    manifest: Manifest, given: Mapping[str, str], used: set[str], elsewhere: set[str]
-) -> list[str]:
-    """Return settings that nobody uses: declared and in no template, or given and known to nobody."""
-    unused = [
+def findings_of_settings(manifest: Manifest, used: set[str]) -> list[str]:
+    """Return the settings that the manifest declares and no template uses."""
+    return [
         f"manifest.yml declares {name}, which no template uses"
         for name in manifest.settings
         if name not in used
     ]
-    unknown = [
+
+
+def unknown_settings(manifest: Manifest, given: Mapping[str, str], elsewhere: set[str]) -> list[str]:
+    """Return lines of servers.env that nobody reads: a misspelt name changes nothing, silently."""
+    return [
         f"servers.env sets {name}, which no template and no Compose file uses"
         for name in given
         if name not in manifest.settings and name not in elsewhere

@@ -128,9 +128,9 @@ def _typed(name: str, setting: Setting, text: str) -> Any:
             f"{name} is {text!r}: quotes, backslashes and braces would break the files it goes into"
         )
     if setting.kind == "switch":
-        if text not in {"true", "false"}:
+        if text.lower() not in {"true", "false"}:
             raise RenderError(f"{name} is {text!r}: true or false")
-        return text == "true"
+        return text.lower() == "true"
     if setting.kind == "number":
         if not re.fullmatch(r"[0-9]{1,9}", text):
             raise RenderError(f"{name} is {text!r}: a whole number is needed")

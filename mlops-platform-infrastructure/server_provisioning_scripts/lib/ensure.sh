@@ -82,7 +82,7 @@ ensure_group() {
     fi
     if entry=$(getent group "$gid"); then refuse "id $gid belongs to the group ${entry%%:*}: choose another MLOPS_GID"; fi
     changed "group $name ($gid)"
-    [ "$DRY_RUN" = yes ] || groupadd --system --gid "$gid" "$name"
+    [ "$DRY_RUN" = yes ] || groupadd --system --key SYS_GID_MAX="$gid" --gid "$gid" "$name"
 }
 
 ensure_user() {
@@ -95,7 +95,7 @@ ensure_user() {
     if entry=$(getent passwd "$uid"); then refuse "id $uid belongs to the user ${entry%%:*}: choose another MLOPS_UID"; fi
     changed "user $name ($uid)"
     [ "$DRY_RUN" = yes ] ||
-        useradd --system --uid "$uid" --gid "$group" --home-dir "$home" --no-create-home --shell /usr/sbin/nologin "$name"
+        useradd --system --key SYS_UID_MAX="$uid" --uid "$uid" --gid "$group" --home-dir "$home" --no-create-home --shell /usr/sbin/nologin "$name"
 }
 
 systemd_runs() {

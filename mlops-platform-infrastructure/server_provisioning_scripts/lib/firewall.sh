@@ -25,8 +25,9 @@ callers() {
             name=SERVER${each}_HOST
             printf '%s ' "${!name}"
             ;;
+        -) ;;
         clients) printf '%s ' "$API_CLIENT_NETWORKS" ;;
-        *) refuse "ports.conf names the caller '$each': 1, 2, 3 or clients" ;;
+        *) refuse "ports.conf names the caller '$each': 1, 2, 3, clients or -" ;;
         esac
     done
 }

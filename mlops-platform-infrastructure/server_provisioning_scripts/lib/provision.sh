@@ -28,13 +28,20 @@ Makes this machine server $SERVER ($TITLE). Safe to run again: what is as it sho
 END
 }
 
+# os_release NAME: a value of /etc/os-release.
+os_release() {
+    sed -n "s/^$1=\"\?\([^\"]*\)\"\?\$/\1/p" /etc/os-release
+}
+
 check_machine() {
     local release=/etc/os-release id version
     [ "$(uname -s)" = Linux ] || refuse "this is $(uname -s): the servers run Debian"
     [ -r "$release" ] || refuse "$release is missing: the servers run Debian 12"
-    id=$(. "$release" && echo "${ID:-}") version=$(. "$release" && echo "${VERSION_ID:-}")
-    [ "$id" = debian ] && [ "${version:-0}" -ge 12 ] || refuse "this is ${id:-an unknown system} ${version:-}: the servers run Debian 12 or newer"
-    OS_CODENAME=$(. "$release" && echo "$VERSION_CODENAME")
+    id=$(os_release ID) version=$(os_release VERSION_ID)
+    if [ "$id" != debian ] || [ "${version:-0}" -lt 12 ]; then
+        refuse "this is ${id:-an unknown system} ${version:-}: the servers run Debian 12 or newer"
+    fi
+    OS_CODENAME=$(os_release VERSION_CODENAME)
     [ "$DRY_RUN" = yes ] || [ "$(id -u)" -eq 0 ] || refuse "user $(id -un) may not do this: run it as root (sudo), or look with --dry-run"
 }
 
@@ -64,7 +71,7 @@ provision() {
         esac
         shift
     done
-    check_machine
+    [ "$rules_only" = yes ] || check_machine
     settings=${settings:-$SETTINGS_KEPT}
     [ -r "$settings" ] || refuse "no settings in $settings: copy settings.env.example, fill it in and name it with --settings"
     read_settings "$settings"
@@ -77,7 +84,7 @@ provision() {
     say info "server $SERVER ($TITLE), settings from $settings"
     check_size
     ensure_packages ca-certificates chrony git iproute2 logrotate make nftables openssh-server procps python3 \
-        python3-venv unattended-upgrades $([ "$FAIL2BAN" = yes ] && echo fail2ban python3-systemd)
+        python3-venv unattended-upgrades
     setup_account
     setup_directories
     setup_time

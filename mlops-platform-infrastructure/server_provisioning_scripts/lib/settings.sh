@@ -74,8 +74,9 @@ check_settings() {
     for network in $ADMIN_NETWORKS $API_CLIENT_NETWORKS; do
         is_network "$network" || refuse "'$network' in ADMIN_NETWORKS or API_CLIENT_NETWORKS is no network"
     done
-    [[ $SSH_PORT =~ ^[0-9]{1,5}$ ]] && ((SSH_PORT >= 1 && SSH_PORT <= 65535)) ||
+    if ! [[ $SSH_PORT =~ ^[1-9][0-9]{0,4}$ ]] || ((SSH_PORT > 65535)); then
         refuse "SSH_PORT is '$SSH_PORT': a number from 1 to 65535 is needed"
+    fi
     [[ $MLOPS_UID =~ ^[1-9][0-9]*$ && $MLOPS_GID =~ ^[1-9][0-9]*$ ]] ||
         refuse "MLOPS_UID and MLOPS_GID must be numbers above 0: the containers don't run as root"
     is_one_of "$SSH_HARDENING" yes no || refuse "SSH_HARDENING is '$SSH_HARDENING': yes or no"

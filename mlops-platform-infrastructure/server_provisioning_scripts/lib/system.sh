@@ -186,6 +186,7 @@ check_logrotate() {
 
 setup_fail2ban() {
     [ "$FAIL2BAN" = yes ] || return 0
+    ensure_packages fail2ban python3-systemd
     ensure_file /etc/fail2ban/jail.d/mlops.conf 0644 <<END
 [DEFAULT]
 banaction = nftables-multiport
