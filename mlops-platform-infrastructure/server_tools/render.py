@@ -2,8 +2,8 @@
 
 Rendering is strict and deterministic: a name that nobody declared is an error, and the same settings give the
 same bytes. `--check` writes nothing and exits 1 with a list of findings: files that are missing, stale or
-left over, settings that nobody uses or knows, expressions that were never filled in, and what the services' own
-tools (promtool, amtool) find where they are installed.
+left over, settings that nobody uses or knows, expressions that were never filled in, and what the services'
+own tools (promtool, amtool) find where they are installed.
 """
 
 from __future__ import annotations
