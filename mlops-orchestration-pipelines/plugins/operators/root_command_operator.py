@@ -11,6 +11,8 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from runners.container import ContainerRunner, ContainerSettings
+from runners.kubernetes_api import KubernetesApi
+from runners.kubernetes_job import JobSettings, KubernetesJobRunner
 from runners.local_process import CommandFailedError, Layout, LocalProcessRunner, NotSetUpError
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
@@ -40,6 +42,9 @@ class CommandRunner(Protocol):
 _RUNNERS: dict[str, Callable[[Mapping[str, str]], CommandRunner]] = {
     "local": lambda environ: LocalProcessRunner(Layout.from_environment(environ, _REPOSITORY)),
     "container": lambda environ: ContainerRunner(ContainerSettings.from_environment(environ)),
+    "kubernetes": lambda environ: KubernetesJobRunner(
+        KubernetesApi.from_environment(environ), JobSettings.from_environment(environ)
+    ),
 }
 
 
