@@ -247,7 +247,7 @@ def _configuration(_: Document) -> Iterator[tuple[str, Change]]:
 
 
 def _template(_: Document) -> Iterator[tuple[str, Change]]:
-    yield "of no root", _pop("metadata", "annotations", "mlops-platform/root")
+    yield "of no root", _pop("metadata", "annotations", "mlops-platform/runs")
 
 
 OF_A_KIND: dict[str, Callable[[Document], Iterator[tuple[str, Change]]]] = {

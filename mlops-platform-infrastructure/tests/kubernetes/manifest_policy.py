@@ -65,7 +65,7 @@ def _document(document: Document, index: _Index, production: bool) -> Iterator[s
         yield from _pod(template, namespace, index, production, kind in LONG_RUNNING)
     if kind == "PodTemplate":
         yield from _pod(document["template"], namespace, index, production, False)
-        if not document["metadata"].get("annotations", {}).get("mlops-platform/root"):
+        if not document["metadata"].get("annotations", {}).get("mlops-platform/runs"):
             yield "does not say which root's commands it runs"
     check = {
         "Deployment": _long_running,

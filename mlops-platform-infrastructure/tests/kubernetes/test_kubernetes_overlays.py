@@ -173,3 +173,49 @@ def test_the_monitoring_knows_every_service_and_its_port(build: Build):
         if d["kind"] == "Service" and d["spec"].get("clusterIP") == "None" and "selector" in d["spec"]
     }
     assert asked == headless
+
+
+def test_each_task_has_a_template_with_the_image_that_runs_it_on_servers(build: Build):
+    runner = (ROOT.parent / "mlops-orchestration-pipelines/plugins/runners/container.py").read_text()
+    on_servers = dict(re.findall(r'^    "([\w/-]+)": "(mlops/[\w-]+)",$', runner, re.MULTILINE))
+    templates = {
+        d["metadata"]["annotations"]["mlops-platform/runs"]: d["template"]["spec"]["containers"][0]["image"]
+        for d in build("airflow_cluster/overlays/prod")
+        if d["kind"] == "PodTemplate"
+    }
+    # Backups are made where the data is: on the servers.
+    assert on_servers.pop("mlops-platform-infrastructure") == "mlops/backup"
+    assert {place: image.partition(":")[0] for place, image in templates.items()} == on_servers
+
+
+def test_what_tasks_arguments_name_is_the_same_in_the_scheduler_and_in_the_task(build: Build):
+    dags = "\n".join(
+        p.read_text() for p in (ROOT.parent / "mlops-orchestration-pipelines/dags").rglob("*.py")
+    )
+    named = set(re.findall(r"\$\{([A-Z_]+)\}", dags))
+    settings = {
+        d["metadata"]["namespace"]: d["data"]
+        for d in build("airflow_cluster/overlays/prod")
+        if d["kind"] == "ConfigMap"
+    }
+    assert "DATA_DIR" in named
+    for name in named:
+        assert settings["mlops-airflow"][name] == settings["mlops-tasks"][name]
+
+
+def test_the_scheduler_may_do_what_its_runner_asks_and_no_more(build: Build):
+    runner = (ROOT.parent / "mlops-orchestration-pipelines/plugins/runners/kubernetes_job.py").read_text()
+    calls = set(re.findall(r'"(GET|POST|DELETE)",\s*f?"(core|batch)/(\w+)', runner))
+    calls |= {("GET", "core", "pods/log")} if "/log" in runner else set()
+    verbs = {"GET": "list", "POST": "create", "DELETE": "delete"}
+    asked = {(group, resource, verbs[method]) for method, group, resource in calls if resource != "pods/log"}
+    asked.add(("core", "pods/log", "get"))
+    role = next(d for d in build("airflow_cluster/overlays/prod") if d["kind"] == "Role")
+    allowed = {
+        (group or "core", resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert allowed == asked
