@@ -22,6 +22,7 @@ ADDRESSES = {
     "UI_BIND": "127.0.0.11",
     "API_BIND": "127.0.0.12",
 }
+BACKUP = {"1": "docker-compose.yml", "2": "jenkins.yml", "3": "spool.yml"}
 HEADER = "| server | container | ports | secrets | volumes |"
 
 
@@ -33,7 +34,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[
         for name, address in ADDRESSES.items():
             patch.setenv(name, address)
         server_settings.create(places.settings_file(), 10001, 10001)
-        yield {server: Project.of_server(server, ["*"]).config()["services"] for server in SERVERS}
+        yield {server: services(server) for server in SERVERS}
+
+
+def services(server: str) -> dict[str, Any]:
+    """A server's services and those of its backup, which may be a project of its own."""
+    backup = Project(f"pages-{server}", places.SETUPS / "backup" / BACKUP[server], ("*",))
+    whole: dict[str, Any] = Project.of_server(server, ["*"]).config()["services"]
+    return backup.config()["services"] | whole
 
 
 def row(server: str, name: str, service: dict[str, Any]) -> str:
