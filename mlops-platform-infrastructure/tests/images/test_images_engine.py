@@ -25,7 +25,7 @@ MONITORING = "advanced_monitoring_scripts"
 ANSWERS: list[tuple[str, list[str], str, tuple[str, ...]]] = [
     ("feast-cli", ["feast", "version"], "0.67.0", ()),
     ("feast-cli", ["dbt", "--version"], "1.11", ()),
-    ("feast-cli", ["python", "-m", "schema_registry.check"], "transactions", ()),
+    ("feast-cli", ["python", "-m", "schema_registry.check"], "contracts hold", ()),
     (
         "feast-cli",
         [
@@ -146,7 +146,7 @@ def test_mlflow_answers_its_health_check(image: str):
     both = "python -m mlflow_guard init && exec python -m mlflow_guard serve"
     health = "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/health', timeout=3)"
     with running(image, "sh", "-c", both, options=options) as container:
-        seconds = wait_for(container, lambda: succeeds(container, "python", "-c", health), 120)
+        seconds = wait_for(container, lambda: succeeds(container, "python", "-c", health), 300)
         print(f"mlflow-server: healthy {seconds:.1f} s after it was started, database made")
         docker("stop", "--time", "20", container)
         assert docker("inspect", "--format", "{{.State.ExitCode}}", container).stdout.strip() in ("0", "143")
