@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -40,6 +41,20 @@ def key(document: dict[str, Any]) -> str:
 def test_each_part_has_an_overlay_for_development_and_for_production():
     parts = ("airflow_cluster", "mlflow_on_k8s", "model_service_templates", "monitoring_on_k8s")
     assert [f"{part}/overlays/{size}" for part in parts for size in ("dev", "prod")] == OVERLAYS
+
+
+@pytest.mark.parametrize(
+    "path", sorted(DEPLOYMENTS.rglob("*.y*ml")), ids=lambda path: str(path.relative_to(DEPLOYMENTS))
+)
+def test_every_file_parses_and_leaves_versions_to_the_overlays(path: Path):
+    """Needs no kubectl: what is looked at are the files themselves."""
+    text = path.read_text()
+    documents = [document for document in yaml.safe_load_all(text) if document]
+    assert documents
+    assert re.findall(r"^\s*image: \S+:\S+$", text, re.MULTILINE) == []
+    if path.name == "kustomization.yaml":
+        resources = [r for d in documents for r in [*d.get("resources", []), *d.get("components", [])]]
+        assert [name for name in resources if not (path.parent / name).exists()] == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
