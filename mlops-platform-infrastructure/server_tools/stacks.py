@@ -177,7 +177,12 @@ def start(
             if state is None or name in took:
                 continue
             job = is_job(services[name])
-            if state.ready(job) and (not job or _after(state.started_at, began)):
+            if job and not _after(state.started_at, began):
+                continue
+            if state.failed(job):
+                compose.terminate()
+                raise UpError(_why(project, [name], states, said))
+            if state.ready(job):
                 took[name] = time.monotonic() - began
                 word = "done" if job else "healthy"
                 print(f"  {name:<26} {word:<8} {took[name]:6.1f} s", flush=True)

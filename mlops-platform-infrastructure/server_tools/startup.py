@@ -85,9 +85,9 @@ class State:
 
     def failed(self, job: bool) -> bool:
         """Whether waiting can't help any more."""
-        if job:
-            return self.status == "dead"
-        return self.status in {"exited", "dead"} and self.exit_code != 0
+        if job:  # between two attempts it is "restarting"
+            return self.status in {"exited", "dead"} and self.exit_code != 0
+        return self.status == "dead"
 
     def describe(self) -> str:
         """Return it in a few words."""
