@@ -241,7 +241,7 @@ def _why(project: Project, waiting: Sequence[str], states: Mapping[str, State], 
     parts = [line.strip() for line in lines[-5:]]
     for name in waiting:
         state = states.get(name)
-        if state is None or state.status == "created":
+        if state is None or state.status == "created" or (said and state.health == "starting"):
             continue
         parts.append(f"{name} ({state.describe()}), its last lines:")
         log = subprocess.run(
