@@ -321,7 +321,7 @@ READER = textwrap.dedent(
 )
 
 
-def _as(server: Server, role: str, code: str) -> str:
+def act_as(server: Server, role: str, code: str) -> str:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "AWS"))}
     env |= {
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server.port}",
@@ -345,8 +345,8 @@ def _as(server: Server, role: str, code: str) -> str:
 
 def test_the_clients_way_works(server):
     """Train, register, alias as the trainer; look up and download as a service."""
-    assert "registered 1" in _as(server, "trainer", CLIENT)
-    assert "read 1" in _as(server, "service", READER)
+    assert "registered 1" in act_as(server, "trainer", CLIENT)
+    assert "read 1" in act_as(server, "service", READER)
 
 
 def test_people_come_and_go_and_passwords_change_without_a_restart(server):
