@@ -64,7 +64,7 @@ Requires=docker.service
 After=docker.service network-online.target nftables.service chrony.service
 Wants=network-online.target
 # Nothing to start until the platform is deployed here.
-ConditionPathExists=$MLOPS_REPOSITORY/Makefile
+ConditionPathExists=$MLOPS_REPOSITORY/mlops-platform-infrastructure/Makefile
 ConditionPathExists=/var/lib/mlops/servers/servers.env
 
 [Service]
@@ -74,7 +74,8 @@ User=mlops
 Group=mlops
 # Docker's socket is as good as root, so the account has it only inside this unit, and no shell.
 SupplementaryGroups=docker
-WorkingDirectory=$MLOPS_REPOSITORY
+# This root alone: the repository's own verbs would set up the other roots' environments, too.
+WorkingDirectory=$MLOPS_REPOSITORY/mlops-platform-infrastructure
 Environment=HOME=/var/lib/mlops LOCAL_DIR=/var/lib/mlops/local MLOPS_SERVERS_DIR=/var/lib/mlops/servers
 ExecStart=/usr/bin/make up-server$server
 ExecStop=/usr/bin/make down-server$server

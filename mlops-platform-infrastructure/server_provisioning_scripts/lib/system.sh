@@ -77,7 +77,8 @@ w /sys/kernel/mm/transparent_hugepage/defrag - - - - defer+madvise
 END
     [ "$DRY_RUN" = yes ] && return
     if systemd_runs; then
-        if [ "$sysctl_changed" = yes ]; then sysctl --quiet --load /etc/sysctl.d/60-mlops.conf; fi
+        # A machine may lack some (IPv6 switched off): those are passed over.
+        if [ "$sysctl_changed" = yes ]; then sysctl --quiet --ignore --load=/etc/sysctl.d/60-mlops.conf; fi
         systemd-tmpfiles --create /etc/tmpfiles.d/mlops-hugepages.conf
     else
         not_done "kernel settings are written and not loaded: this is no booted machine, they count from the next boot"

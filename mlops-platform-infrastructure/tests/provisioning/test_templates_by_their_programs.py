@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from local_engine.base_images import PYTHON, ensure
+from local_engine.base_images import PYTHON
 from server_tools import render, render_templates
 
 pytestmark = pytest.mark.engine
@@ -18,9 +17,8 @@ ADDRESSES = {"SERVER1_HOST": "10.0.0.1", "SERVER2_HOST": "10.0.0.2", "SERVER3_HO
 
 
 @pytest.fixture(scope="module")
-def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def container(tmp_path_factory: pytest.TempPathFactory, apt_cache: str) -> Iterator[str]:
     """A Debian container with the programs, and the files of a set of servers in /config."""
-    ensure(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
     manifest = render_templates.read_manifest(render.TEMPLATES / "manifest.yml")
     values = render_templates.values(manifest, ADDRESSES)
     folder = tmp_path_factory.mktemp("config")
@@ -32,7 +30,7 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(
         [
             "docker", "run", "--detach", "--rm", "--init", "--name", name, "--volume", f"{folder}:/given:ro",
-            "--volume", "provisioning-apt:/var/cache/apt/archives", PYTHON, "sleep", "3600",
+            "--volume", apt_cache, PYTHON, "sleep", "3600",
         ],
         check=True,
         capture_output=True,

@@ -230,7 +230,8 @@ def test_what_prometheus_asks_is_what_compose_starts_or_publishes():
     published: set[str] = set()
     for path in places.SETUPS.rglob("*.yml"):
         content = yaml.safe_load(path.read_text()) or {}
-        for name, service in (content.get("services") or {}).items():
+        services_here = content.get("services") if isinstance(content, dict) else None
+        for name, service in (services_here or {}).items():
             services.add(name)
             for port in service.get("ports") or []:
                 words = str(port).rsplit(":", 2)

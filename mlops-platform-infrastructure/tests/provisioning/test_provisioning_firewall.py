@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 import uuid
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local_engine.base_images import PYTHON, ensure
+from local_engine.base_images import PYTHON
 from server_tools import places
 
 pytestmark = pytest.mark.engine
@@ -99,9 +98,8 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def network(tmp_path_factory: pytest.TempPathFactory, apt_cache: str) -> Iterator[Lab]:
     """The namespaces, without any rule of ours."""
-    ensure(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
     settings = tmp_path_factory.mktemp("firewall") / "settings.env"
     settings.write_text(SETTINGS)
     settings.chmod(0o644)
@@ -113,7 +111,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             "--cap-add", "NET_ADMIN", "--cap-add", "SYS_ADMIN",
             "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
             "--volume", f"{SCRIPTS}:/provisioning:ro", "--volume", f"{settings}:/settings.env:ro",
-            "--volume", "provisioning-apt:/var/cache/apt/archives", PYTHON, "sleep", "3600",
+            "--volume", apt_cache, PYTHON, "sleep", "3600",
         ],
         check=True,
         capture_output=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local_engine.base_images import PYTHON, ensure
+from local_engine.base_images import PYTHON
 from server_tools import places
 
 pytestmark = pytest.mark.engine
@@ -52,14 +51,14 @@ class Machine:
         return self.run(f"/provisioning/{SETUP[server]} {arguments}")
 
 
-def start(settings: Path, *options: str, image: str = PYTHON) -> Machine:
+def start(settings: Path, apt_cache: str, *options: str, image: str = PYTHON) -> Machine:
     """Start a machine; what apt downloads is kept for the next one."""
     name = f"provisioning-{uuid.uuid4().hex[:8]}"
     subprocess.run(
         [
             "docker", "run", "--detach", "--rm", "--init", "--name", name, "--cap-add", "NET_ADMIN",
             "--volume", f"{SCRIPTS}:/provisioning:ro", "--volume", f"{settings}:/settings.env:ro",
-            "--volume", "provisioning-apt:/var/cache/apt/archives", *options, image, "sleep", "3600",
+            "--volume", apt_cache, *options, image, "sleep", "3600",
         ],
         check=True,
         capture_output=True,
@@ -73,7 +72,6 @@ def stop(machine: Machine) -> None:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    ensure(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
     path = tmp_path_factory.mktemp("provisioning") / "settings.env"
     path.write_text(SETTINGS)
     path.chmod(0o644)
@@ -82,9 +80,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def with_packages(settings: Path) -> Iterator[str]:
+def with_packages(settings: Path, apt_cache: str) -> Iterator[str]:
     """An image that has the packages and no configuration: installing them is proven once, on server 1."""
-    machine = start(settings)
+    machine = start(settings, apt_cache)
     report = machine.setup(1, "--settings /settings.env --dry-run").stdout
     names = " ".join(line.split(maxsplit=2)[2] for line in report.splitlines() if "would    packages" in line)
     machine.output(f"apt-get update -q && apt-get -q -y install --no-install-recommends {names}")
@@ -96,10 +94,12 @@ def with_packages(settings: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
-def server(request: pytest.FixtureRequest, settings: Path) -> Iterator[tuple[int, Machine, str]]:
+def server(
+    request: pytest.FixtureRequest, settings: Path, apt_cache: str
+) -> Iterator[tuple[int, Machine, str]]:
     """Number, machine and report of the first run."""
     image = PYTHON if request.param == 1 else request.getfixturevalue("with_packages")
-    machine = start(settings, image=image)
+    machine = start(settings, apt_cache, image=image)
     machine.output(
         "mkdir -p /root/.ssh && echo 'ssh-ed25519 AAAA admin' > /root/.ssh/authorized_keys && "
         "rm -f /etc/apt/apt.conf.d/docker-clean"
@@ -195,9 +195,9 @@ def test_the_unit_is_read_by_systemd(server: tuple[int, Machine, str]):
 
 
 @pytest.fixture(scope="module")
-def broken(settings: Path, with_packages: str) -> Iterator[Machine]:
+def broken(settings: Path, apt_cache: str, with_packages: str) -> Iterator[Machine]:
     """A machine whose copy of the scripts can be broken."""
-    machine = start(settings, image=with_packages)
+    machine = start(settings, apt_cache, image=with_packages)
     machine.output(
         "cp -r /provisioning /scripts && /scripts/setup_server1_dataproc.sh --settings /settings.env"
     )
@@ -254,6 +254,31 @@ def test_without_any_key_passwords_stay_and_the_run_says_so(broken: Machine):
     assert "PasswordAuthentication yes" in broken.output("cat /etc/ssh/sshd_config.d/10-mlops.conf")
 
 
+def test_fail2ban_reads_its_jail_when_it_is_wanted(broken: Machine):
+    broken.output("sed 's/^FAIL2BAN=.*/FAIL2BAN=yes/' /etc/mlops/provisioning.env > /tmp/banning.env")
+    done = broken.run("/scripts/setup_server1_dataproc.sh --settings /tmp/banning.env")
+    assert done.returncode == 0, done.stderr
+    assert "packages fail2ban python3-systemd" in done.stdout
+    assert "['add', 'sshd', 'systemd']" in broken.output("fail2ban-client -d")
+
+
+def test_a_key_that_is_not_dockers_is_refused(broken: Machine):
+    broken.output(
+        "apt-get -q -y install --no-install-recommends gnupg gpg-agent >/dev/null 2>&1 && "
+        "gpg --batch --quiet --passphrase '' --quick-generate-key stranger ed25519 && "
+        "gpg --armor --export stranger > /tmp/stranger.asc && "
+        "sed 's/^DOCKER_SOURCE=.*/DOCKER_SOURCE=docker/; s,^DOCKER_APT_URI=.*,DOCKER_APT_URI=file:/mirror,; "
+        "s,^DOCKER_APT_KEY=.*,DOCKER_APT_KEY=/tmp/stranger.asc,' "
+        "/etc/mlops/provisioning.env > /tmp/docker.env"
+    )
+    done = broken.run("/scripts/setup_server1_dataproc.sh --settings /tmp/docker.env")
+    assert done.returncode == 2, done.stdout
+    assert "not Docker's (9DC858229FC7DD38854AE2D88D81803C0EBFCD88)" in done.stderr
+    assert broken.run("test -e /etc/apt/sources.list.d/docker.list").returncode == 1
+    # The refused run had kept its settings already; put the first ones back.
+    broken.output("/scripts/setup_server1_dataproc.sh --settings /settings.env")
+
+
 def test_an_ordinary_user_is_refused(broken: Machine):
     done = broken.run("setpriv --reuid=65534 --clear-groups /scripts/setup_server1_dataproc.sh")
     assert done.returncode == 2
@@ -267,10 +292,10 @@ def test_ids_that_belong_to_somebody_else_are_refused(broken: Machine):
     assert "user mlops has id 10001, not 1" in done.stderr
 
 
-def test_another_system_is_refused(settings: Path, tmp_path: Path):
+def test_another_system_is_refused(settings: Path, apt_cache: str, tmp_path: Path):
     release = tmp_path / "os-release"
     release.write_text('ID=ubuntu\nVERSION_ID="24.04"\n')
-    machine = start(settings, "--volume", f"{release}:/etc/os-release:ro")
+    machine = start(settings, apt_cache, "--volume", f"{release}:/etc/os-release:ro")
     done = machine.setup(1, "--settings /settings.env")
     stop(machine)
     assert done.returncode == 2
