@@ -22,6 +22,7 @@ from server_tools.backup.targets import Wanted
 HEARTBEAT = Path("/tmp/heartbeat")  # noqa: S108 - the container's own, and read by its healthcheck
 HEARTBEAT_SECONDS = 60.0
 RETRY_SECONDS = 60.0
+FIRST_SECONDS = 120.0
 MB = 1e6
 Job = Callable[[], dict[str, float]]
 
@@ -111,6 +112,7 @@ def _keep_house(settings: Settings, repository: Repository, *, check: bool) -> b
 def schedule(settings: Settings) -> None:
     """Back up at every interval, with a base backup when the last is old or of another database."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _wait_for_tails(settings)
     while True:
         began = time.time()
         good = False
@@ -122,6 +124,17 @@ def schedule(settings: Settings) -> None:
         while time.time() - began < pause:
             HEARTBEAT.touch()
             time.sleep(min(5.0, pause))
+
+
+def _wait_for_tails(settings: Settings) -> None:
+    """Give the receiver and the follower time for their first bytes; the round says what failed without."""
+    folders = {"postgres": settings.wal, "redis": settings.redis}
+    end = time.monotonic() + FIRST_SECONDS
+    while time.monotonic() < end:
+        HEARTBEAT.touch()
+        if all(any(folders[part].glob("*/*")) for part in settings.parts if part in folders):
+            return
+        time.sleep(1)
 
 
 def _base_is_due(settings: Settings) -> bool:
