@@ -95,20 +95,3 @@ def test_each_page_is_named_after_what_it_describes_and_says_what_to_do():
 def test_the_list_of_pages_is_complete():
     listed = set(re.findall(r"\(([a-z-]+\.md)\)", (PAGES / "README.md").read_text(encoding="utf-8")))
     assert listed == {page.name for page in pages()}
-
-
-def test_make_targets_on_the_pages_exist():
-    """A command that is not there is worst in the night it is needed."""
-    known: set[str] = set()
-    for file in (ROOT / "Makefile", ROOT.parent / "Makefile", *(ROOT / "make").glob("*.mk")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if match := re.match(r"([a-zA-Z0-9_-][a-zA-Z0-9_ -]*):(?!=)", line):
-                known |= set(match[1].split())
-    known |= {f"{verb}-server{server}" for verb in ("up", "down", "ps", "logs", "config") for server in "123"}
-    for page in (*pages(), PAGES / "README.md", ROOT.parent / "docs/operations.md", ROOT / "docs/mlflow.md"):
-        text = page.read_text(encoding="utf-8")
-        code = set(re.findall(r"`make ([a-z][a-z0-9-]+)", text)) | {
-            name for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-            for name in re.findall(r"(?:^|&& )make ([a-z][a-z0-9-]+)", block, re.MULTILINE)
-        }  # fmt: skip
-        assert code <= known, f"{page.name}: {sorted(code - known)}"
