@@ -24,6 +24,7 @@ from typing import Any
 from server_tools import places, server_settings
 from server_tools.compose import ComposeError, Project, settings
 from server_tools.deployments import Deployments, NothingToRollBackError, uses
+from server_tools.publish import client
 from server_tools.releases import ReleaseError, chosen, git, reference, references
 
 SERVERS = ("server1", "server2", "server3")
@@ -108,14 +109,18 @@ class Compose:
 
 def must_exist(images: Mapping[str, str], registry: str) -> None:
     """Fetch images that are not here from the registry; raise ReleaseError for one that was never built."""
-    for image in images.values():
-        here = subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False)
-        if here.returncode == 0:
-            continue
-        if not registry:
-            raise ReleaseError(f"{image} is not on this machine and there is no REGISTRY: build it first")
-        if subprocess.run(["docker", "pull", "--quiet", image], check=False).returncode:
-            raise ReleaseError(f"{image} can't be pulled")
+    missing = [
+        image
+        for image in images.values()
+        if subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
+    ]
+    if missing and not registry:
+        raise ReleaseError(f"{missing[0]} is not on this machine and there is no REGISTRY: build it first")
+    if missing:
+        with client(registry) as docker:
+            for image in missing:
+                if subprocess.run([*docker, "pull", "--quiet", image], check=False).returncode:
+                    raise ReleaseError(f"{image} can't be pulled")
 
 
 def deploy(server: str, images: Sequence[str], *, with_stacks: bool, folder: Path, registry: str = "") -> str:

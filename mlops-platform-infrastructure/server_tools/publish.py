@@ -11,6 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from server_tools import places
 from server_tools.releases import ReleaseError, chosen, reference, references, tag
@@ -43,21 +45,28 @@ def push(images: list[str], registry: str) -> list[str]:
     for name in names.values():
         if name.endswith("-dirty"):
             raise ReleaseError(f"{name}: commit the changes first, others could not build it again")
-    with tempfile.TemporaryDirectory(prefix="registry-login-") as settings:
-        client = ["docker", "--config", settings]
-        user, password = os.environ.get("REGISTRY_LOGIN_USR"), os.environ.get("REGISTRY_LOGIN_PSW")
-        if user and password:
-            host = registry.partition("/")[0]
-            command = [*client, "login", "--username", user, "--password-stdin", host]
-            logged_in = subprocess.run(command, input=password, capture_output=True, text=True, check=False)
-            if logged_in.returncode:
-                raise ReleaseError(f"{host} refused the login: {logged_in.stderr.strip()}")
+    with client(registry) as docker:
         for image, name in names.items():
-            if _call(*client, "tag", reference(image, tag(image)), name) or _call(
-                *client, "push", "--quiet", name
+            if _call(*docker, "tag", reference(image, tag(image)), name) or _call(
+                *docker, "push", "--quiet", name
             ):
                 raise ReleaseError(f"{name} can't be pushed")
     return list(names.values())
+
+
+@contextmanager
+def client(registry: str) -> Iterator[list[str]]:
+    """Give a docker command that is logged in to a registry, if there is a login, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="registry-login-") as settings:
+        docker = ["docker", "--config", settings]
+        user, password = os.environ.get("REGISTRY_LOGIN_USR"), os.environ.get("REGISTRY_LOGIN_PSW")
+        if user and password:
+            host = registry.partition("/")[0]
+            command = [*docker, "login", "--username", user, "--password-stdin", host]
+            logged_in = subprocess.run(command, input=password, capture_output=True, text=True, check=False)
+            if logged_in.returncode:
+                raise ReleaseError(f"{host} refused the login: {logged_in.stderr.strip()}")
+        yield docker
 
 
 def _call(*command: str, quiet: bool = False) -> int:
