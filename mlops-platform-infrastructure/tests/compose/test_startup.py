@@ -1,0 +1,83 @@
+"""What `up` decides before and while services start."""
+
+from __future__ import annotations
+
+import pytest
+
+from server_tools import server_settings
+from server_tools.startup import State, UnknownServiceError, check_names, choose, images, is_job
+
+MODEL = {
+    "elasticsearch": {"image": "e:1", "restart": "unless-stopped"},
+    "accounts": {
+        "image": "e:1", "restart": "on-failure:5",
+        "depends_on": {"elasticsearch": {"condition": "service_healthy", "required": True}},
+    },
+    "kibana": {"image": "k:1", "depends_on": {"accounts": {"required": True}}},
+    "prometheus": {"image": "p:1", "depends_on": {"kibana": {"required": False}}},
+}  # fmt: skip
+
+
+def test_what_needs_a_service_that_is_left_out_is_left_out_and_named() -> None:
+    choice = choose(MODEL, ["elasticsearch"])
+    assert choice.started == ("prometheus",)
+    assert choice.left_out == {
+        "elasticsearch": "asked for",
+        "accounts": "needs elasticsearch",
+        "kibana": "needs accounts",
+    }
+
+
+def test_nothing_is_left_out_unasked() -> None:
+    choice = choose(MODEL, [])
+    assert (choice.started, choice.left_out) == (tuple(MODEL), {})
+
+
+def test_a_misspelt_name_is_an_error() -> None:
+    with pytest.raises(UnknownServiceError, match="graphana"):
+        check_names(["graphana"], MODEL)
+
+
+def test_images_are_asked_for_once_with_their_services() -> None:
+    assert images(MODEL, ["elasticsearch", "accounts", "kibana"]) == {
+        "e:1": ["elasticsearch", "accounts"],
+        "k:1": ["kibana"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "job", "ready", "failed"),
+    [
+        (State("running", "healthy"), False, True, False),
+        (State("running", "starting"), False, False, False),
+        (State("running", "unhealthy"), False, False, False),
+        (State("running"), False, True, False),
+        (State("restarting"), False, False, False),
+        (State("dead"), False, False, True),
+        (State("exited", exit_code=0), True, True, False),
+        (State("exited", exit_code=1), True, False, True),
+        (State("restarting", exit_code=1), True, False, False),
+        (State("running"), True, False, False),
+        (State("created"), True, False, False),
+    ],
+)
+def test_a_service_is_ready_when_healthy_and_a_job_when_it_ended_well(
+    state: State, job: bool, ready: bool, failed: bool
+) -> None:
+    assert (state.ready(job), state.failed(job)) == (ready, failed)
+
+
+def test_jobs_are_known_by_their_restart_policy() -> None:
+    assert [name for name, service in MODEL.items() if is_job(service)] == [
+        "accounts",
+        "kibana",
+        "prometheus",
+    ]
+
+
+def test_settings_are_parsed_and_a_template_must_be_filled() -> None:
+    assert server_settings.parse("A=1\n# B=2\n\nC=a b\n") == {"A": "1", "C": "a b"}
+    with pytest.raises(server_settings.SettingsError, match="line 1"):
+        server_settings.parse("export A=1")
+    with pytest.raises(server_settings.SettingsError, match="@name@"):
+        server_settings.fill("A=@name@", {})
