@@ -223,8 +223,8 @@ def test_one_instance_alone_loses_no_decision_of_a_client_that_asks_again(instan
     gap = time.monotonic() - began
     time.sleep(2)
     clients.stop()
-    print(f"alone: {len(clients.decided)} decisions, {clients.again} asked again, "
-          f"{len(clients.failed)} failed, replaced in {gap:.1f} s, longest {clients.longest:.1f} s")  # fmt: skip
+    counted = f"{len(clients.decided)} decisions, {clients.again} asked again, {len(clients.failed)} failed"
+    print(f"alone: {counted}, replaced in {gap:.1f} s, longest {clients.longest:.1f} s")
     assert clients.failed == []
     assert clients.again > 0, "the replacement was not noticed, so nothing was tried"
     _all_recorded(alone, clients)

@@ -68,16 +68,16 @@ def test_services_of_two_versions_write_to_one_database(order, versions, server)
         connection.execute(f"create database {database}")
     conninfo = f"{server} dbname={database}"
     for number, version in enumerate(order):
+        command = [PYTHON, "-c", SCRIPT, conninfo, f"{number}-{version}"]
+        environment = {**os.environ, "PYTHONPATH": str(versions[version])}
         done = subprocess.run(
-            [PYTHON, "-c", SCRIPT, conninfo, f"{number}-{version}"], cwd=versions[version],
-            env={**os.environ, "PYTHONPATH": str(versions[version])}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            command, cwd=versions[version], env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{version} as number {number}: {done.stderr[-1500:]}"
     with psycopg.connect(conninfo) as connection:
         found = connection.execute("select request_id from decisions.decision_records order by 1").fetchall()
-        tables = {
-            row[0]
-            for row in connection.execute("select tablename from pg_tables where schemaname = 'decisions'")
-        }
+        listed = connection.execute(
+            "select tablename from pg_tables where schemaname = 'decisions'"
+        ).fetchall()
     assert [row[0] for row in found] == [f"{number}-{version}" for number, version in enumerate(order)]
     assert ("decision_claims",) in listed
