@@ -21,6 +21,13 @@ WITH_ENTRYPOINT = [
 ]  # fmt: skip
 PROCESSOR = "data_transformation_pipelines.stream_jobs_feast.process_transaction_stream"
 MONITORING = "advanced_monitoring_scripts"
+PARSE_DAGS = """
+import sys; sys.path.insert(0, "/app/plugins")
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(dag_folder="/app/dags")
+assert len(bag.dags) >= 10, sorted(bag.dags)
+print("errors:", bag.import_errors)
+"""
 # The words a program must say: image, command, words, options.
 ANSWERS: list[tuple[str, list[str], str, tuple[str, ...]]] = [
     ("feast-cli", ["feast", "version"], "0.67.0", ()),
@@ -40,8 +47,8 @@ ANSWERS: list[tuple[str, list[str], str, tuple[str, ...]]] = [
     ("airflow-worker", ["airflow", "version"], "3.3.2", ("--tmpfs", "/opt/airflow:mode=1777")),
     (
         "airflow-worker",
-        ["airflow", "dags", "list-import-errors", "--local"],
-        "No data found",
+        ["python", "-c", PARSE_DAGS],
+        "errors: {}",
         ("--tmpfs", "/opt/airflow:mode=1777"),
     ),
     ("spark", ["spark-submit", "--version"], "version 4.3.0", ()),
@@ -127,7 +134,8 @@ def test_a_secret_reaches_the_command_from_its_file(image: str, tmp_path: Path):
 
 @pytest.mark.parametrize("image", ["spark"], indirect=True)
 def test_spark_runs_a_job_in_java_and_python(image: str):
-    assert "sum 2000" in run(image, "python", "-c", SPARK_JOB, options=("--tmpfs", "/tmp:exec,mode=1777"))
+    folders = ("--tmpfs", "/tmp:exec,mode=1777", "--tmpfs", "/var/lib/spark:mode=1777")
+    assert "sum 2000" in run(image, "python", "-c", SPARK_JOB, options=folders)
 
 
 @pytest.mark.parametrize("image", ["mlflow-server"], indirect=True)
