@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from engine import docker, host, run, running, succeeds, wait_for
+from image_containers import docker, host, run, running, succeeds, wait_for
 
 from server_tools import images
 from server_tools.images import LIMITS, MEGABYTE, OURS, tag, version

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine import docker, host, run, running, succeeds, volume, wait_for
+from image_containers import docker, host, run, running, succeeds, volume, wait_for
 
 from local_engine.stand_ins import build
 
