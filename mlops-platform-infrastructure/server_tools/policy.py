@@ -190,7 +190,8 @@ def _excused(waivers: Sequence[Waiver], control: str, service: str) -> bool:
 
 # Lines of the Compose files that are controls, and what becomes of them.
 _LINES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"^ +(mem_limit|pids_limit|cap_drop|security_opt|read_only|user|restart): .*\n", re.M), ""),
+    (re.compile(r"^ +(mem_limit|pids_limit|cap_drop|security_opt|restart): .*\n", re.M), ""),
+    (re.compile(r"^ +(read_only: true|user: \"\$.*)\n", re.M), ""),
     (re.compile(r"^( +- \")\$\{[A-Z0-9_]+(?::[-?][^}]*)?\}:(?=[0-9]+:[0-9]+\")", re.M), r"\1"),
     (re.compile(r"\{internal: true\}"), "{}"),
     (re.compile(r", read_only: true"), ""),
@@ -208,15 +209,22 @@ def file_mutations(setups: Path) -> Iterator[tuple[str, Path, str]]:
         text = path.read_text(encoding="utf-8")
         for pattern, replacement in _LINES:
             for match in pattern.finditer(text):
+                if _from_base(path, match[0]):
+                    continue
                 mutated = text[: match.start()] + match.expand(replacement) + text[match.end() :]
                 line = text.count("\n", 0, match.start()) + 1
                 name = path.relative_to(setups)
                 yield f"{name}:{line} without {match[0].strip()}", name, mutated
 
 
-def try_file_mutations(
-    waivers: Sequence[Waiver], every: int = 1, first: int = 0
-) -> tuple[int, list[str]]:
+def _from_base(path: Path, line: str) -> bool:
+    """Whether a service would get a line's setting from the file it extends: then nothing is taken away."""
+    base = path.with_name("base.yml")
+    key = line.split(":", maxsplit=1)[0].strip()
+    return path != base and base.exists() and f" {key}:" in base.read_text(encoding="utf-8")
+
+
+def try_file_mutations(waivers: Sequence[Waiver], every: int = 1, first: int = 0) -> tuple[int, list[str]]:
     """Judge copies of the files, one mutation each; return how many there were and those nobody noticed.
 
     `every` takes only each n-th, from `first` on. A copy that Compose itself refuses is noticed.
