@@ -96,7 +96,8 @@ tests:
       - {series: 'up{job="redis",server="server2",instance="redis-exporter:9121"}', values: '1x40'}
       - {series: 'node_filesystem_avail_bytes{server="server1",mountpoint="/"}', values: '10x60'}
       - {series: 'node_filesystem_size_bytes{server="server1",mountpoint="/"}', values: '100x60'}
-      - {series: 'mlops_backup_last_success_timestamp_seconds{part="postgres"}', values: '0x400'}
+      - {series: 'mlops_backup_last_success_timestamp_seconds{part="wal"}', values: '0x1700'}
+      - {series: 'mlops_backup_last_success_timestamp_seconds{part="postgres"}', values: '0x1700'}
       - {series: 'mlops_backup_success{part="redis"}', values: '1x9 0x60'}
     alert_rule_test:
       - {eval_time: 4m, alertname: ServerDown, exp_alerts: []}
@@ -117,9 +118,16 @@ tests:
       - eval_time: 190m
         alertname: BackupTooOld
         exp_alerts:
+          - exp_labels: {severity: critical, part: wal}
+            exp_annotations: {summary: wal was last backed up 3h 10m 0s ago, runbook: docs/operations.md}
+      - eval_time: 1630m
+        alertname: BackupTooOld
+        exp_alerts:
+          - exp_labels: {severity: critical, part: wal}
+            exp_annotations: {summary: wal was last backed up 1d 3h 10m 0s ago, runbook: docs/operations.md}
           - exp_labels: {severity: critical, part: postgres}
             exp_annotations:
-              summary: postgres was last backed up 3h 10m 0s ago
+              summary: postgres was last backed up 1d 3h 10m 0s ago
               runbook: docs/operations.md
       - {eval_time: 9m, alertname: BackupFailed, exp_alerts: []}
       - eval_time: 20m
