@@ -19,7 +19,7 @@ from server_tools import places, server_settings
 
 TIMEOUT_SECONDS = 5.0
 Reply = tuple[int, Any]
-Ask = Callable[[str, Mapping[str, Any] | None, str | None], Reply]
+Ask = Callable[[str, Mapping[str, Any] | None, Mapping[str, str]], Reply]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Probe:
     wrong: Callable[[int, Any], list[str]]
     body: Mapping[str, Any] | None = None
     needs_key: bool = False
+    host: str = ""  # what the service expects to be called, if it looks
 
 
 def answers(status: int, _document: Any) -> list[str]:
@@ -83,7 +84,7 @@ FRAUD = {"customer_id": 1, "terminal_id": 2, "tx_amount": 25.0}
 PROBES = (
     Probe("schema-registry", "server1", 8081, "/subjects", answers),
     Probe("stream-processor", "server1", 9108, "/metrics", answers),
-    Probe("mlflow", "server2", 5000, "/health", answers),
+    Probe("mlflow", "server2", 5000, "/health", answers, host="server2:5000"),
     Probe("airflow", "server2", 8080, "/api/v2/monitor/health", answers),
     Probe("fraud-detection-api", "server3", 8001, "/readyz", ready),
     Probe(
@@ -119,14 +120,22 @@ PROBES = (
     Probe("prometheus", "server3", 9090, "/-/ready", answers),
     Probe("alertmanager", "server3", 9093, "/-/ready", answers),
 )
-ADDRESSES = {"mlflow": "UI_BIND", "airflow": "UI_BIND", "decision-page": "UI_BIND", "prometheus": "UI_BIND"}
+# Where a service is published, if not on its server's private address.
+ADDRESSES = {
+    "fraud-detection-api": "API_BIND",
+    "customer-churn-api": "API_BIND",
+    "movie-recommendation-api": "API_BIND",
+    "airflow": "UI_BIND",
+    "decision-page": "UI_BIND",
+    "prometheus": "UI_BIND",
+    "alertmanager": "UI_BIND",
+}
 
 
-def ask(address: str, body: Mapping[str, Any] | None, key: str | None) -> Reply:
+def ask(address: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]) -> Reply:
     """Return status and document (None where the body is no JSON); raises OSError where nobody answers."""
-    headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
     request = urllib.request.Request(  # noqa: S310 - addresses are ours, http only
-        address, None if body is None else json.dumps(body).encode(), headers
+        address, None if body is None else json.dumps(body).encode(), dict(headers)
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:  # noqa: S310
@@ -141,8 +150,13 @@ def ask(address: str, body: Mapping[str, Any] | None, key: str | None) -> Reply:
 
 def failures(probe: Probe, address: str, key: str | None, asking: Ask = ask) -> list[str]:
     """Return what is wrong with one service's answer."""
+    headers = {"Content-Type": "application/json"}
+    if probe.needs_key and key:
+        headers["X-API-Key"] = key
+    if probe.host:
+        headers["Host"] = probe.host
     try:
-        status, document = asking(address + probe.path, probe.body, key if probe.needs_key else None)
+        status, document = asking(address + probe.path, probe.body, headers)
     except OSError as error:
         return [f"no answer: {error}"]
     return probe.wrong(status, document)
@@ -150,13 +164,8 @@ def failures(probe: Probe, address: str, key: str | None, asking: Ask = ask) -> 
 
 def base_address(probe: Probe, known: Mapping[str, str]) -> str:
     """Return where a service of this set answers, as seen from its own server."""
-    api = probe.service.endswith("-api")
-    if api:
-        host = known.get("API_BIND", "127.0.0.1")
-    elif probe.service in ADDRESSES:
-        host = known.get(ADDRESSES[probe.service], "127.0.0.1")
-    else:
-        host = known[f"{probe.server.upper()}_HOST"]
+    setting = ADDRESSES.get(probe.service)
+    host = known.get(setting, "127.0.0.1") if setting else known[f"{probe.server.upper()}_HOST"]
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{probe.port}"  # noqa: S104 - compared, not bound
 
 

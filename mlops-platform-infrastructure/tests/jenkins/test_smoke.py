@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -87,8 +88,8 @@ def test_a_service_that_does_not_answer_is_seen():
 def test_every_api_is_asked_for_a_decision_with_the_key_and_others_never_see_it():
     given = {}
 
-    def remember(address, body, key):
-        given[address] = key
+    def remember(address, body, headers):
+        given[address] = headers.get("X-API-Key")
         return 200, None
 
     for probe in smoke.PROBES:
@@ -108,8 +109,8 @@ def test_the_command_line_says_what_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLOPS_SERVERS_DIR", str(tmp_path))
     asked = []
 
-    def reply(address, body, key):
-        asked.append((address, key))
+    def reply(address, body, headers):
+        asked.append((address, headers.get("X-API-Key")))
         return (200, READY) if address.endswith("/readyz") else (200, DECIDED | {"rung": "defaults"})
 
     monkeypatch.setattr(smoke.failures, "__defaults__", (reply,))
@@ -135,3 +136,15 @@ def test_requests_are_as_the_services_document_them():
         document = json.loads((openapi / f"{name}.v1.json").read_text())
         body = document["paths"][probe.path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         assert set(body.get("required", [])) <= set(probe.body) <= set(body["properties"]), probe
+
+
+def test_services_are_asked_where_the_stacks_publish_them():
+    published = {}
+    for file in (smoke.places.SETUPS).glob("*/*.yml"):
+        for variable, port in re.findall(r'"\$\{([A-Z0-9_]+)[^}]*\}:(\d+):\d+"', file.read_text()):
+            published[int(port)] = variable
+    known = {name: f"10.0.0.{number}" for number, name in enumerate(sorted(set(published.values())), start=1)}
+    for probe in smoke.PROBES:
+        assert smoke.base_address(probe, known) == f"http://{known[published[probe.port]]}:{probe.port}", (
+            probe
+        )
