@@ -265,10 +265,21 @@ def _show_line(name: str, fields: Mapping[str, str] | None) -> None:
     if fields is None:
         print(f"{name:56} {'-':>8}  not there")
         return
-    what = f"commit {fields['commit'][:12]}" if fields["commit"] else "pulled"
-    if fields["stand_in"]:
-        what = "stand-in"
-    print(f"{name:56} {int(fields['size']) / MEGABYTE:5.0f} MB  {what}")
+    print(f"{name:56} {int(fields['size']) / MEGABYTE:5.0f} MB  {what_it_is(fields)}")
+
+
+def what_it_is(fields: Mapping[str, str]) -> str:
+    """Say where an image comes from; ours carry the label of a stand-in where their base is one.
+
+    >>> what_it_is({"commit": "c0ffee", "stand_in": "Debian bookworm"})
+    'commit c0ffee, on a stand-in'
+    >>> what_it_is({"commit": "", "stand_in": "redis"}), what_it_is({"commit": "", "stand_in": ""})
+    ('stand-in', 'pulled')
+    """
+    stand_in = bool(fields["stand_in"])
+    if fields["commit"]:
+        return f"commit {fields['commit'][:12]}" + (", on a stand-in" if stand_in else "")
+    return "stand-in" if stand_in else "pulled"
 
 
 def main(arguments: list[str]) -> int:

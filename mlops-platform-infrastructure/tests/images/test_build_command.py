@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from local_engine.stand_ins import build as stand_ins
 from server_tools import images
 from server_tools.images import (
     LIMITS,
@@ -100,3 +102,10 @@ def test_an_image_whose_base_can_not_be_had_is_left_out_and_said(
     image = Image("jenkins", "context", "Dockerfile", stands_on="JENKINS_IMAGE")
     assert list(images.build("unix:///fake", [image], "dev", "c0ffee")) == []
     assert "left out: jenkins/jenkins:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", [images, stand_ins], ids=["images", "stand_ins"])
+def test_examples_are_true(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
