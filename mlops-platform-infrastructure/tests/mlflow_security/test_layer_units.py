@@ -48,6 +48,12 @@ def test_a_path_that_could_lead_out_is_refused_as_target_and_as_parameter(path):
             paths.artifact_path(unquote(path))
 
 
+@pytest.mark.parametrize("encoded", ["a%2fb", "a%2Eb", "a%5cb", "a%25b", "a%00b", "a%7fb", "a b", "\u00e9"])
+def test_what_has_no_reason_to_be_encoded_or_must_be_is_refused_on_every_route(encoded):
+    with pytest.raises(RefusedError):
+        paths.request_path(f"/{encoded}".encode())
+
+
 _TRICKS = st.sampled_from(
     ["..", ".", "/", "\\", "%", "2e", "2f", "25", "5c", "00", ":", "file", "a", " ", ";", "?"]
 )

@@ -51,10 +51,6 @@ def model_source(text: str) -> str:
     """Return the source of a model version: a logged model, or a folder of this server's artifact store."""
     if _MODEL.fullmatch(text):
         return text
-    if not text.startswith(_STORE):
-        raise RefusedError(
-            400, "a model version's source is models:/m-... or mlflow-artifacts:/..., nothing else is read"
-        )
     store_path(text)
     return text
 
@@ -63,7 +59,9 @@ def store_path(address: str) -> str:
     """Return the path inside the store that an address `mlflow-artifacts:/path` names."""
     path = address.removeprefix(_STORE)
     if path == address or not path or any(character in path for character in "?#;"):
-        raise RefusedError(400, "the address names no folder of this server's artifact store")
+        raise RefusedError(
+            400, "nothing is read but models:/m-... and folders of this server's store, mlflow-artifacts:/..."
+        )
     return artifact_path(path, file=True)
 
 
