@@ -117,9 +117,10 @@ test-images: setup ## Build the services' images and run them on a Docker Engine
 
 # On servers: the same verbs in the platform's root.
 SERVER_VERBS := secrets up-all down-all images render-config backup restore drill policy test-compose \
+	check-config terraform-check kubernetes-check test-jenkins jenkins-check test-provisioning test-backup test-mlflow \
 	$(foreach verb,up down ps logs config,$(verb)-server1 $(verb)-server2 $(verb)-server3)
 .PHONY: $(SERVER_VERBS)
-$(SERVER_VERBS): setup
+$(SERVER_VERBS):
 	@$(MAKE) --no-print-directory -C $(PLATFORM) $@
 
 filled-test-stack:
