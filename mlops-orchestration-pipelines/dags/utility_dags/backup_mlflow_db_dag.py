@@ -1,16 +1,16 @@
 """### Back up MLflow's database
 
-**What.** A logical backup (`pg_dump`) of experiments, runs and the model registry: read back, every table's rows
-counted against the snapshot it was taken of, kept encrypted. The last 14 stay. It restores the registry alone, into
-any PostgreSQL; the cluster's own backup (base backup and WAL) is not its business.
+**What.** A logical backup (`pg_dump`) of experiments, runs and the model registry: read back, every table's
+rows counted against the snapshot it was taken of, kept encrypted. The last 14 stay. It restores the registry
+alone, into any PostgreSQL; the cluster's own backup (base backup and WAL) is not its business.
 
 **When.** Every day at 00:20 UTC, before the day's work begins.
 
 **Safe to rerun?** Yes: a rerun adds one more version.
 
 **On failure.** What was kept stays, and no half dump is kept. The log says what: the database can't be read
-(is PostgreSQL up, is `MLFLOW_DB_PASSWORD` right?), the folder is full, or the dump does not hold what the database
-held: then check the database (`pg_amcheck`) before anything else.
+(is PostgreSQL up, is `MLFLOW_DB_PASSWORD` right?), the folder is full, or the dump does not hold what the
+database held: then check the database (`pg_amcheck`) before anything else.
 """
 
 from datetime import UTC, datetime, timedelta
