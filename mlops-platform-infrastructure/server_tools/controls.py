@@ -30,7 +30,6 @@ INTERNAL_NETWORKS = frozenset(
         "storage",
         "database",
         "stream",
-        "compute",
         "orchestration",
         "docker-api",
         "serving",
