@@ -173,10 +173,12 @@ def start(
             said = compose.stderr.read()
         states = _states(project)
         for name in names:
-            state = states.get(name)
+            state, job = states.get(name), is_job(services[name])
+            if name in took and not job and (state is None or not state.ready(job)):
+                # That was the container of before, which Compose has replaced meanwhile.
+                del took[name]
             if state is None or name in took:
                 continue
-            job = is_job(services[name])
             if job and not _after(state.started_at, began):
                 continue
             if state.failed(job):
