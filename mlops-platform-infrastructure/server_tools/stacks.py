@@ -42,8 +42,8 @@ class UpError(Exception):
     """A server can't be brought up; the message says what to do."""
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command line."""
+def read_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Return the options of a command line, with what the environment adds (PROFILES, WITHOUT)."""
     parser = argparse.ArgumentParser(prog="server_tools", description=__doc__)
     parser.add_argument("verb", choices=["up", "down", "ps", "logs", "config"])
     parser.add_argument("--server", default="all", choices=[*SERVERS, "all"])
@@ -53,9 +53,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="up: write how long each service took")
     parser.add_argument("--delete-data", action="store_true", help="down: delete the volumes too")
     parser.add_argument("service", nargs="*", help="logs: of these services alone")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     options.profile += os.environ.get("PROFILES", "").split()
     options.without += os.environ.get("WITHOUT", "").split()
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line."""
+    options = read_arguments(arguments)
     servers = SERVERS if options.server == "all" else (options.server,)
     try:
         if options.verb == "up":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server_tools import server_settings
+from server_tools.stacks import read_arguments
 from server_tools.startup import State, UnknownServiceError, check_names, choose, images, is_job
 
 MODEL = {
@@ -81,3 +82,12 @@ def test_settings_are_parsed_and_a_template_must_be_filled() -> None:
         server_settings.parse("export A=1")
     with pytest.raises(server_settings.SettingsError, match="@name@"):
         server_settings.fill("A=@name@", {})
+
+
+def test_services_may_follow_the_server_and_the_environment_adds_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WITHOUT", "grafana kibana")
+    options = read_arguments(["logs", "--server", "2", "redis", "mlflow-server"])
+    assert (options.verb, options.server, options.service) == ("logs", "2", ["redis", "mlflow-server"])
+    assert read_arguments(["up", "--without", "loki"]).without == ["loki", "grafana", "kibana"]
