@@ -84,7 +84,7 @@ def test_settings_are_parsed_and_a_template_must_be_filled() -> None:
         server_settings.fill("A=@name@", {})
 
 
-def test_services_may_follow_the_server_and_the_environment_adds_names(
+def test_services_follow_the_server_and_the_environment_adds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WITHOUT", "grafana kibana")
