@@ -96,7 +96,7 @@ class Platform:
                 print(f"--- {name}\n{said.stdout[-2000:]}{said.stderr[-2000:]}", flush=True)
         listed = docker("ps", "-aq", "--filter", f"network={self.name}", check=False).stdout.split()
         if listed:
-            docker("rm", "--force", *listed, check=False)
+            docker("rm", "--force", "--volumes", *listed, check=False)
         for store in (*STORES, "backup"):
             docker("volume", "rm", self.volume(store), check=False)
         docker("network", "rm", self.name, check=False)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from server_tools.backup.errors import BackupError, DamagedError
@@ -155,9 +155,9 @@ def rows_of(lines: Iterable[str]) -> dict[str, int]:
 
 def _keep(environ: Mapping[str, str], folder: Path, dump: Path) -> str:
     """Keep the dump encrypted and drop versions beyond the last ones; return what was done."""
-    password = environ.get("MLFLOW_BACKUP_PASSWORD") or _own_password(folder)
     size = dump.stat().st_size
     if shutil.which("restic"):
+        password = environ.get("MLFLOW_BACKUP_PASSWORD") or _own(folder, "password", secrets.token_urlsafe)
         env = {
             "RESTIC_REPOSITORY": str(folder / "repository"), "RESTIC_PASSWORD": password,
             "RESTIC_CACHE_DIR": str(dump.parent / "cache"),
@@ -178,27 +178,33 @@ def _keep(environ: Mapping[str, str], folder: Path, dump: Path) -> str:
         run(["restic", "--quiet", "check", "--read-data"], env=env)
         return f"{size} bytes as a version in {folder / 'repository'}"
     sealed = folder / f"{dump.name}.age"
-    seal(dump, sealed, password)
+    seal(dump, sealed, _own(folder, "key", new_key))
     for old in sorted(folder.glob("mlflow-*.dump.age"))[:-KEEP]:
         old.unlink()
     return f"{size} bytes as {sealed}"
 
 
-def _own_password(folder: Path) -> str:
-    """Return the password beside the dumps, made once: the embedded stack's database lies there too."""
-    path = folder / "password"
+def _own(folder: Path, name: str, make: Callable[[], str]) -> str:
+    """Return the secret beside the dumps, made once: the embedded stack's database lies there too."""
+    path = folder / name
     if not path.exists():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(secrets.token_urlsafe(24))
+            stream.write(make())
     return path.read_text(encoding="utf-8").strip()
 
 
-def seal(dump: Path, sealed: Path, password: str) -> None:
+def new_key() -> str:
+    """Return a new age identity."""
+    return str(importlib.import_module("pyrage").x25519.Identity.generate())
+
+
+def seal(dump: Path, sealed: Path, key: str) -> None:
     """Encrypt `dump` with age into `sealed`, which appears once it can be decrypted to the same bytes."""
-    passphrase = importlib.import_module("pyrage").passphrase
+    pyrage = importlib.import_module("pyrage")
+    identity = pyrage.x25519.Identity.from_str(key)
     content = dump.read_bytes()
-    encrypted = passphrase.encrypt(content, password)
-    if hashlib.sha256(passphrase.decrypt(encrypted, password)).digest() != hashlib.sha256(content).digest():
+    encrypted = pyrage.encrypt(content, [identity.to_public()])
+    if hashlib.sha256(pyrage.decrypt(encrypted, [identity])).digest() != hashlib.sha256(content).digest():
         raise DamagedError(f"{sealed} would not decrypt to the dump")
     new = sealed.with_name(f".{sealed.name}.new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
@@ -208,13 +214,13 @@ def seal(dump: Path, sealed: Path, password: str) -> None:
     os.replace(new, sealed)
 
 
-def unseal(sealed: Path, password: str) -> bytes:
+def unseal(sealed: Path, key: str) -> bytes:
     """Return the dump in a sealed file; raises DamagedError where it is not what was written."""
     pyrage = importlib.import_module("pyrage")
     try:
-        content: bytes = pyrage.passphrase.decrypt(sealed.read_bytes(), password)
+        content: bytes = pyrage.decrypt(sealed.read_bytes(), [pyrage.x25519.Identity.from_str(key)])
     except pyrage.DecryptError as error:
-        raise DamagedError(f"{sealed} is damaged or the password is another: {error}") from None
+        raise DamagedError(f"{sealed} is damaged or the key is another: {error}") from None
     return content
 
 

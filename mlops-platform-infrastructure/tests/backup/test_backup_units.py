@@ -118,20 +118,21 @@ def test_seconds_lost_reach_from_the_last_kept_write_to_the_last_acknowledged():
     assert drill_data.lost_seconds([1.0, 1.4, 2.5], 0) == pytest.approx(1.5)
 
 
-def test_a_sealed_dump_opens_with_its_password_alone_and_damage_is_found(tmp_path):
+def test_a_sealed_dump_opens_with_its_key_alone_and_damage_is_found(tmp_path):
     dump, sealed = tmp_path / "dump", tmp_path / "dump.age"
+    key = logical.new_key()
     dump.write_bytes(b"rows" * 1000)
-    logical.seal(dump, sealed, "right")
+    logical.seal(dump, sealed, key)
     assert sealed.stat().st_mode & 0o777 == 0o600
     assert b"rows" not in sealed.read_bytes()
-    assert logical.unseal(sealed, "right") == b"rows" * 1000
+    assert logical.unseal(sealed, key) == b"rows" * 1000
     with pytest.raises(DamagedError, match=r"dump\.age"):
-        logical.unseal(sealed, "wrong")
+        logical.unseal(sealed, logical.new_key())
     content = bytearray(sealed.read_bytes())
     content[-10] ^= 1
     sealed.write_bytes(content)
     with pytest.raises(DamagedError, match=r"dump\.age"):
-        logical.unseal(sealed, "right")
+        logical.unseal(sealed, key)
 
 
 def test_a_logical_backup_names_the_setting_that_is_missing():

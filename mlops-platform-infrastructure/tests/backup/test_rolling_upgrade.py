@@ -63,7 +63,7 @@ def versions() -> Iterator[None]:
         pytest.skip(f"there is no image {CURRENT}: make images")
     container = docker("create", CURRENT).stdout.strip()
     docker("commit", "--change", "LABEL mlops.version=next", container, NEXT)
-    docker("rm", container)
+    docker("rm", "--volumes", container)
     yield
     docker("rmi", NEXT, check=False)
 
@@ -96,7 +96,7 @@ class Instance:
     def replace_by(self, image: str) -> None:
         docker("stop", "--time", "60", self.name)
         assert docker("inspect", "--format", "{{.State.ExitCode}}", self.name).stdout.strip() == "0"
-        docker("rm", self.name)
+        docker("rm", "--volumes", self.name)
         self.start(image)
 
     def wait_ready(self) -> None:
@@ -177,7 +177,7 @@ def proxy_name() -> Iterator[str]:
 def instances(folder: Path) -> Iterator[list[Instance]]:
     made = [Instance(folder, "a"), Instance(folder, "b")]
     yield made
-    docker("rm", "--force", *(each.name for each in made), check=False)
+    docker("rm", "--force", "--volumes", *(each.name for each in made), check=False)
 
 
 @pytest.mark.usefixtures("versions")
