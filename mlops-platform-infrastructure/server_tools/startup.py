@@ -22,7 +22,7 @@ class Choice:
 
 
 def choose(services: Mapping[str, Service], without: Collection[str]) -> Choice:
-    """Leave out the services named in `without`, and what can't start without them.
+    """Leave out the services named in `without`, what can't start without them, and jobs that only they need.
 
     >>> model = {"db": {}, "app": {"depends_on": {"db": {"required": True}}}, "page": {}}
     >>> choose(model, ["db"])
@@ -37,6 +37,10 @@ def choose(services: Mapping[str, Service], without: Collection[str]) -> Choice:
             if missing is not None and name not in left_out:
                 left_out[name] = f"needs {missing}"
                 changed = True
+    for name, service in services.items():
+        users = [user for user, other in services.items() if name in needs(other)]
+        if is_job(service) and users and name not in left_out and all(user in left_out for user in users):
+            left_out[name] = f"only {', '.join(users)} needs it"
     return Choice(tuple(name for name in services if name not in left_out), left_out)
 
 

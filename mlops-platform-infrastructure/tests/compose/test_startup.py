@@ -29,6 +29,17 @@ def test_what_needs_a_service_that_is_left_out_is_left_out_and_named() -> None:
     }
 
 
+def test_a_job_that_only_left_out_services_need_is_left_out_too() -> None:
+    needs_volume = {"depends_on": {"volume": {"required": True}}, "restart": "unless-stopped"}
+    services = {"volume": {"restart": "no"}, "grafana": needs_volume, "other": needs_volume}
+    assert choose(services, ["grafana"]).started == ("volume", "other")
+    choice = choose(services, ["grafana", "other"])
+    assert choice.started == ()
+    assert choice.left_out["volume"] == "only grafana, other needs it"
+    lone = {"volume": {"restart": "no"}, "grafana": {"restart": "unless-stopped"}}
+    assert choose(lone, ["grafana"]).started == ("volume",)
+
+
 def test_nothing_is_left_out_unasked() -> None:
     choice = choose(MODEL, [])
     assert (choice.started, choice.left_out) == (tuple(MODEL), {})
