@@ -1,4 +1,4 @@
-"""Fetch a Maven package with all it needs into a folder of jars: `fetch_package.py GROUP:NAME:VERSION FOLDER`."""
+"""Fetch a Maven package and all it needs as jars: `fetch_package.py GROUP:NAME:VERSION FOLDER`."""
 
 import shutil
 import sys
