@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import yaml
 
 PLATFORM = Path(__file__).resolve().parents[2]
 LOCAL_DIR = Path(os.environ.get("LOCAL_DIR") or PLATFORM.parent / ".local").resolve()
@@ -114,9 +115,17 @@ class Servers:
         """Run `python -m server_tools` on this set."""
         return run(sys.executable, "-m", "server_tools", *words, **self._environment | environment)
 
-    def up(self, server: str, report: Path) -> dict[str, float]:
+    def services(self) -> dict[str, dict[str, Any]]:
+        """Return what each server would run, by server and service."""
+        found = {}
+        for server in ADDRESSES:
+            resolved = self.tool("config", "--server", server)
+            found[server] = yaml.safe_load(resolved[resolved.index("name:") :])["services"]
+        return found
+
+    def up(self, server: str, report: Path, without: str = NOT_HERE) -> dict[str, float]:
         """Bring a server up as ops do; returns the seconds by service, "" for the server."""
-        self.tool("up", "--server", server, "--json", str(report), WITHOUT=NOT_HERE)
+        self.tool("up", "--server", server, "--json", str(report), WITHOUT=without)
         lines = json.loads(report.read_text())["results"]
         return {line["name"].partition("/")[2]: line["value"] for line in lines}
 
