@@ -10,6 +10,7 @@ ROOTS := feature-store-management ml-model-development ml-model-services mlops-o
 export LOCAL_DIR ?= $(CURDIR)/.local
 export PYTHON ?= python3
 export IMAGES
+export SERVERS
 # full: 5,000 customers, 183 days, 1.75 million transactions; small: a tenth of the customers.
 SCALE ?= full
 ifeq ($(filter $(SCALE),full small),)
