@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,15 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from started(tmp_path_factory.mktemp("bare"), [sys.executable, "-c", BARE])
 
 
+@pytest.fixture(scope="session")
+def server_on_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server as it is deployed: its artifacts in the stack's object store."""
+    folder = tmp_path_factory.mktemp("s3")
+    own = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "S3_"))}
+    own["MLFLOW_ARTIFACTS_DESTINATION"] = f"s3://mlflow/{secrets.token_hex(8)}"
+    yield from started(folder, [sys.executable, "-m", "mlflow_guard", "serve"], own)
+
+
 BARE = """
 import os, uvicorn
 from mlflow_guard import settings
@@ -68,10 +77,10 @@ uvicorn.run(app, host=read.host, port=read.port)
 """
 
 
-def started(folder: Path, command: list[str]) -> Iterator[Server]:
+def started(folder: Path, command: list[str], own: Mapping[str, str] = {}) -> Iterator[Server]:
     port = free_port()
     passwords = {role: secrets.token_urlsafe(24) for role in ("admin", "trainer", "service")}
-    env = environment(folder, port, passwords)
+    env = environment(folder, port, passwords) | own
     (folder / "store").mkdir()
     (folder / "outside.txt").write_text(Server.SECRET)
     done = run([sys.executable, "-m", "mlflow_guard", "init"], env)

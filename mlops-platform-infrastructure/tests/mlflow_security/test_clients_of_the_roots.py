@@ -79,7 +79,8 @@ def _run(root: str, code: str, role: str, server: Server, *arguments: str, uri: 
     return done.stdout
 
 
-def test_train_register_promote_serve_and_monitor_with_credentials(server, tmp_path):
+def test_train_register_promote_serve_and_monitor_with_credentials(server_on_s3, tmp_path):
+    server = server_on_s3
     stack = os.environ["MLFLOW_TRACKING_URI"]
     found = _run("ml-model-development", FETCH, "admin", server, str(tmp_path), uri=stack).strip()
     bundle = str(Path(found.splitlines()[-1]) / "artifacts/bundle")

@@ -119,17 +119,6 @@ def test_layout_page_tells_what_stands():
             assert not exists, f"{root}/{path} stands, but the page says: {state}"
 
 
-def test_make_targets_named_in_documents_exist():
-    targets = set(re.findall(r"^([a-zA-Z0-9_-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    for name in ("README.md", "README.vi.md", ".ci/run"):
-        text = (REPOSITORY / name).read_text()
-        before = r"\b" if name == ".ci/run" else r"(?:^|`)"
-        text = re.sub(r"(?m)^#.*", "", text)
-        named = set(re.findall(before + r"make ([a-z][a-z0-9-]*)", text, re.MULTILINE))
-        assert named, name
-        assert named <= targets, f"{name}: {sorted(named - targets)}"
-
-
 def test_no_tracked_file_is_large_or_generated():
     for path in tracked():
         assert (REPOSITORY / path).stat().st_size < 5 * 1024 * 1024, path

@@ -32,16 +32,23 @@ def initialise(environment: Mapping[str, str]) -> list[str]:
     return users.put_platform_users(users.UserTable(database), environment)
 
 
+class _Closed:
+    """What no artifact store is: MLflow offers to clients what its store can do by its class."""
+
+
 def create_app(settings: Settings, environment: Mapping[str, str]) -> App:
     """Return MLflow's application behind the layer; raises ConfigurationError where that is not safe."""
     table = users.UserTable(settings.database)
     users.check_before_start(table.read())
     # MLflow reads its settings while it is imported, hence the order.
     os.environ.update(settings_module.mlflow_environment(settings, environment))
+    from mlflow.server import handlers  # noqa: PLC0415
     from mlflow.server.fastapi_app import app  # noqa: PLC0415
-    from mlflow.server.handlers import initialize_backend_stores  # noqa: PLC0415
 
-    initialize_backend_stores(settings.database, settings.database, "mlflow-artifacts:/")
+    # Clients must not be told of addresses of the object store: what they send and fetch passes through here.
+    for offered in ("MultipartUploadMixin", "MultipartDownloadMixin"):
+        setattr(handlers, offered, _Closed)
+    handlers.initialize_backend_stores(settings.database, settings.database, "mlflow-artifacts:/")
     return Layer(app, settings, users.UserDirectory(table), sources.check)
 
 
