@@ -298,10 +298,10 @@ def test_each_server_is_healthy_within_five_minutes(up: Servers, report: dict[st
 
 
 def test_coming_up_again_changes_nothing(up: Servers, without: str) -> None:
-    before = {one.service: one.id for one in up.long_running()}
+    before = {(one.server, one.service): one.id for one in up.long_running()}
     for number in ADDRESSES:
         up.up(number, up.folder / "again.json", without)
-    assert {one.service: one.id for one in up.long_running()} == before
+    assert {(one.server, one.service): one.id for one in up.long_running()} == before
 
 
 def test_nothing_listens_on_an_address_that_was_not_named(up: Servers) -> None:
@@ -362,14 +362,17 @@ def test_every_service_comes_back_and_nothing_is_lost(
     try:
         for one in filled.long_running():
             began = time.monotonic()
-            current = filled.container(one.service)
+            current = filled.again(one)
             if how == "restart":
                 run("docker", "restart", "--time", "30", current.id)
             else:
                 os.kill(current.pid, signal.SIGKILL)  # as the kernel does; the engine was not asked
                 time.sleep(0.5)
             filled.settle()
-            report[f"{how}: {one.service} well again after"] = (time.monotonic() - began, None)
+            report[f"{how}: server {one.server}, {one.service} well again after"] = (
+                time.monotonic() - began,
+                None,
+            )
         pay(filled, 2)
         wait_for_count(filled, known + 2)
     finally:

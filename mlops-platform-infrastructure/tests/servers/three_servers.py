@@ -167,9 +167,9 @@ class Servers:
         """Return the containers of services, not of jobs."""
         return [one for one in self.containers() if not one.job]
 
-    def container(self, service: str) -> Container:
-        """Return the container of a service."""
-        return next(one for one in self.long_running() if one.service == service)
+    def again(self, known: Container) -> Container:
+        """Return a container as it is now."""
+        return next(one for one in self.long_running() if one.id == known.id)
 
     def settle(self, seconds: float = SETTLED_SECONDS) -> float:
         """Wait until every service is well; returns the seconds it took. Raises TestServersError."""
