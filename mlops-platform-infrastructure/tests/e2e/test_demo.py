@@ -23,11 +23,18 @@ from oracle import FeatureOracle, read_landing
 from local_stack import settings
 from local_stack.demo import summary
 from local_stack.instance import Instance, open_instance
+from server_tools import smoke
 
 pytestmark = pytest.mark.e2e
 INSTANCE = "test"
 HERE = Path(__file__).resolve()
 PLATFORM = HERE.parents[2]
+SERVICES = {
+    "fraud-detection-api": "FRAUD_API_URL",
+    "customer-churn-api": "CHURN_API_URL",
+    "movie-recommendation-api": "RECOMMENDATION_API_URL",
+    "decision-page": "DECISION_PAGE_URL",
+}
 CONTRACTS = PLATFORM.parent / "feature-store-management/contracts/feature_services"
 
 
@@ -129,6 +136,30 @@ def test_dense_days_equal_the_oracles(demo, history):
     for key, name in (("customer_id", "customer days"), ("terminal_id", "terminal days")):
         first = history.groupby(key)["tx_datetime"].min().dt.normalize()
         assert demo["rows"][name] == int(((last - first).dt.days).sum()), name
+
+
+@pytest.fixture
+def deployment(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What asks the demo's services as a deployment's smoke test asks those of a server."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/demo_api_key").write_text(env["DEMO_API_KEY"])
+    monkeypatch.setenv("MLOPS_SERVERS_DIR", str(tmp_path))
+    at = [part for name, variable in SERVICES.items() for part in ("--at", f"{name}={env[variable]}")]
+    return ["smoke", "--server", "server3", "--wait", "20", "--only", ",".join(SERVICES), *at]
+
+
+def test_the_smoke_test_of_a_deployment_passes(deployment, capsys):
+    code, said = smoke.main(deployment), capsys.readouterr().out
+    assert code == 0, said
+    assert [line.split()[:3] for line in said.splitlines()] == [
+        ["ok", probe.service, probe.path] for probe in smoke.PROBES if probe.service in SERVICES
+    ]
+
+
+def test_the_smoke_test_of_a_deployment_sees_a_wrong_key(deployment, tmp_path, capsys):
+    (tmp_path / "secrets/demo_api_key").write_text("wrong")
+    assert smoke.main([*deployment, "--wait", "0"]) == 1
+    assert "FAILS fraud-detection-api /predict status 401" in capsys.readouterr().out
 
 
 def test_every_subscriber_is_decided_and_every_viewer_gets_movies(demo, env):
