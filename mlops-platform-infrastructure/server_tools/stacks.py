@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -95,7 +96,17 @@ def _other_verb(server: str, options: argparse.Namespace) -> None:
         raise ComposeError(f"{options.verb} of server {server} ended with {done.returncode}")
 
 
+def require_engine() -> None:
+    """Raise UpError where no Docker Engine answers: without one every image would seem to be missing."""
+    if shutil.which("docker") is None:
+        raise UpError("Docker is not installed (Debian: apt-get install docker.io)")
+    asked = docker("version", "--format", "{{.Server.Version}}")
+    if asked.returncode != 0:
+        raise UpError(f"no Docker Engine answers: {asked.stderr.strip().splitlines()[-1]}")
+
+
 def _up(servers: Sequence[str], options: argparse.Namespace) -> int:
+    require_engine()
     prepare()
     projects = {server: Project.of_server(server, options.profile) for server in servers}
     models = {server: project.config()["services"] for server, project in projects.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server_tools import server_settings
+from server_tools import server_settings, stacks
 from server_tools.stacks import read_arguments
 from server_tools.startup import State, UnknownServiceError, check_names, choose, images, is_job
 
@@ -102,3 +102,9 @@ def test_services_follow_the_server_and_the_environment_adds(
     options = read_arguments(["logs", "--server", "2", "redis", "mlflow-server"])
     assert (options.verb, options.server, options.service) == ("logs", "2", ["redis", "mlflow-server"])
     assert read_arguments(["up", "--without", "loki"]).without == ["loki", "grafana", "kibana"]
+
+
+def test_a_missing_engine_is_named_before_any_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with pytest.raises(stacks.UpError, match=r"no Docker Engine answers|Docker is not installed"):
+        stacks.require_engine()
