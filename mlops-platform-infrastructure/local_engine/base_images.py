@@ -30,9 +30,9 @@ def ensure(host: str, name: str = PYTHON) -> str:
 
     Raises EngineError where it can neither be pulled nor made.
     """
-    if _docker(host, "image", "inspect", name).returncode == 0:
+    if docker(host, "image", "inspect", name).returncode == 0:
         return "there"
-    if _docker(host, "pull", "--quiet", name, seconds=PULL_SECONDS).returncode == 0:
+    if docker(host, "pull", "--quiet", name, seconds=PULL_SECONDS).returncode == 0:
         return "pulled"
     maker = shutil.which("mmdebstrap")
     if maker is None:
@@ -61,25 +61,30 @@ def _make(host: str, name: str, maker: str, scratch: Path) -> None:
             ],
             capture_output=True,
             check=False,
+            text=True,
+            errors="replace",
         ),
         "mmdebstrap",
     )
-    _done(_docker(host, "import", str(tarball), imported), "docker import")
+    _done(docker(host, "import", str(tarball), imported), "docker import")
     context = scratch / "context"
     context.mkdir()
     shutil.copy(CERTIFICATES, context)
     (context / "Dockerfile").write_text(_DOCKERFILE.format(tarball=imported, packages=PACKAGES))
-    _done(_docker(host, "build", "--quiet", "--tag", name, str(context)), "docker build")
+    _done(docker(host, "build", "--quiet", "--tag", name, str(context)), "docker build")
 
 
-def _docker(host: str, *arguments: str, seconds: float | None = None) -> subprocess.CompletedProcess[bytes]:
+def docker(host: str, *arguments: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the engine's client at `host`; the caller looks at its exit code, 1 after `seconds` of silence."""
     command = ["docker", "--host", host, *arguments]
     try:
-        return subprocess.run(command, capture_output=True, check=False, timeout=seconds)
+        return subprocess.run(
+            command, capture_output=True, check=False, timeout=seconds, text=True, errors="replace"
+        )
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, b"", b"no answer in time")
+        return subprocess.CompletedProcess(command, 1, "", "no answer in time")
 
 
-def _done(process: subprocess.CompletedProcess[bytes], what: str) -> None:
+def _done(process: subprocess.CompletedProcess[str], what: str) -> None:
     if process.returncode != 0:
-        raise EngineError(f"{what} failed: {process.stderr.decode(errors='replace').strip()[-500:]}")
+        raise EngineError(f"{what} failed: {process.stderr.strip()[-500:]}")

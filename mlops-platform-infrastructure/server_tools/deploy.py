@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from server_tools import places, server_settings
-from server_tools.compose import ComposeError, Project, settings
+from server_tools.compose import ComposeError, Project, docker, settings
 from server_tools.deployments import Deployments, NothingToRollBackError, uses
 from server_tools.publish import client
 from server_tools.releases import ReleaseError, chosen, git, reference, references
@@ -64,17 +64,16 @@ class Tasks:
 
     def meaning(self, image: str) -> str | None:
         """Return the id that the name of an image means now."""
-        asked = ["docker", "image", "inspect", "--format", "{{.Id}}", reference(image, self.version)]
-        found = subprocess.run(asked, capture_output=True, text=True, check=False)
+        found = docker("image", "inspect", "--format", "{{.Id}}", reference(image, self.version))
         return found.stdout.strip() or None
 
     def give(self, image: str, target: str | None) -> None:
         """Let the name mean another image, or nothing."""
         name = reference(image, self.version)
-        command = ["docker", "tag", target, name] if target else ["docker", "image", "rm", name]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = ["tag", target, name] if target else ["image", "rm", name]
+        ran = docker(*command)
         if ran.returncode:
-            raise ReleaseError(f"{' '.join(command)}: {ran.stderr.strip()}")
+            raise ReleaseError(f"docker {' '.join(command)}: {ran.stderr.strip()}")
 
 
 class Compose:
@@ -108,17 +107,13 @@ class Compose:
 
 def must_exist(images: Mapping[str, str], registry: str) -> None:
     """Fetch images that are not here from the registry; raise ReleaseError for one that was never built."""
-    missing = [
-        image
-        for image in images.values()
-        if subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
-    ]
+    missing = [image for image in images.values() if docker("image", "inspect", image).returncode]
     if missing and not registry:
         raise ReleaseError(f"{missing[0]} is not on this machine and there is no REGISTRY: build it first")
     if missing:
-        with client(registry) as docker:
+        with client(registry) as signed_in:
             for image in missing:
-                if subprocess.run([*docker, "pull", "--quiet", image], check=False).returncode:
+                if subprocess.run([*signed_in, "pull", "--quiet", image], check=False).returncode:
                     raise ReleaseError(f"{image} can't be pulled")
 
 

@@ -15,10 +15,10 @@ import os
 import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from local_stack.private_files import write_private
 from server_tools import places, server_settings
 
 CONTAINER_UID = 10001
@@ -166,7 +166,7 @@ def create(folder: Path) -> list[str]:
     for name, make in GENERATED.items():
         path = folder / name
         if not path.exists():
-            _write(path, make())
+            write_private(path, make())
             written.append(name)
         known[name] = path.read_text(encoding="utf-8").strip()
         if not known[name]:
@@ -175,15 +175,15 @@ def create(folder: Path) -> list[str]:
         path = folder / name
         text = derive(known)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            _write(path, text)
+            write_private(path, text)
             written.append(name)
     for name, derive in SEEDED.items():
         if not (folder / name).exists():
-            _write(folder / name, derive(known))
+            write_private(folder / name, derive(known))
             written.append(name)
     for name in GIVEN:
         if not (folder / name).exists():
-            _write(folder / name, "")
+            write_private(folder / name, "")
             written.append(name)
     for path in (folder, *folder.iterdir()):
         if (path.stat().st_uid, path.stat().st_gid) != (uid, gid):
@@ -199,20 +199,6 @@ def _must_be_private(folder: Path) -> None:
                 f"others can read {path} (mode {mode:04o}): take their access away with chmod go= {path}, "
                 "and think about new secrets where somebody may have read them"
             )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file of mode 0600 in one step."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def main(arguments: list[str]) -> int:

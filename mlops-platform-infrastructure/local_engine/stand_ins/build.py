@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from local_engine import base_images
+from local_engine.base_images import docker
 from local_engine.engine import EngineError
 
 HERE = Path(__file__).resolve().parent
@@ -130,13 +131,13 @@ def _make(host: str, name: str, folder: str, built: set[str]) -> None:
 
 
 def _build(host: str, tag: str, context: Path, *arguments: str) -> None:
-    done = _docker(host, "build", "--quiet", *arguments, "--tag", tag, str(context))
+    done = docker(host, "build", "--quiet", *arguments, "--tag", tag, str(context))
     if done.returncode != 0:
         raise EngineError(f"the stand-in {tag} can't be built: {_tail(done)}")
 
 
 def _pull(host: str, name: str) -> None:
-    done = _docker(host, "pull", "--quiet", name, seconds=PULL_SECONDS)
+    done = docker(host, "pull", "--quiet", name, seconds=PULL_SECONDS)
     if done.returncode != 0:
         raise EngineError(f"a registry answers, but {name} can't be pulled: {_tail(done)}")
 
@@ -167,16 +168,8 @@ def _registry_answers(host: str, name: str) -> bool:
 
 def _inspect(host: str, name: str, template: str) -> str | None:
     """Return a field of an image, or None where the engine has no such image."""
-    done = _docker(host, "image", "inspect", "--format", template, name)
+    done = docker(host, "image", "inspect", "--format", template, name)
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _docker(host: str, *arguments: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
-    command = ["docker", "--host", host, *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, check=False, timeout=seconds, text=True)
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", "no answer in time")
 
 
 def _tail(done: subprocess.CompletedProcess[str]) -> str:

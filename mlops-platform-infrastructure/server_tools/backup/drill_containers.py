@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from server_tools import places, server_settings
 from server_tools.backup.errors import BackupError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,9 +38,7 @@ def docker(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
 
 def images() -> dict[str, str]:
     """Return the pinned images."""
-    text = (ROOT / "docker_compose_setups" / "versions.env").read_text(encoding="utf-8")
-    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    return {name: value.strip() for name, value in pairs}
+    return server_settings.parse(places.VERSIONS.read_text(encoding="utf-8"))
 
 
 def wait_for(ready: Callable[[], Any], what: str, seconds: float = READY_SECONDS) -> None:

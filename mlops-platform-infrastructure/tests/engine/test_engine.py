@@ -52,7 +52,7 @@ def test_nothing_is_stopped_where_nothing_was_started(tmp_path: Path):
 def test_a_base_image_that_can_neither_be_pulled_nor_made_is_an_error(
     nothing_installed: None, monkeypatch: pytest.MonkeyPatch
 ):
-    refused = subprocess.CompletedProcess([], 1, b"", b"no route")
-    monkeypatch.setattr(base_images, "_docker", lambda *_, **__: refused)
+    refused = subprocess.CompletedProcess([], 1, "", "no route")
+    monkeypatch.setattr(base_images, "docker", lambda *_, **__: refused)
     with pytest.raises(EngineError, match="mmdebstrap"):
         base_images.ensure("unix:///nowhere")

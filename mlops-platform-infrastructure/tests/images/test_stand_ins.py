@@ -27,7 +27,7 @@ class FakeEngine:
         versions = tmp_path / "versions.env"
         versions.write_text(PINS)
         monkeypatch.setattr(build, "VERSIONS", versions)
-        monkeypatch.setattr(build, "_docker", self._docker)
+        monkeypatch.setattr(build, "docker", self._docker)
         monkeypatch.setattr(build, "_registry_answers", self._registry_answers)
         monkeypatch.setattr(build.base_images, "ensure", lambda host: "there")
 
