@@ -148,6 +148,17 @@ def test_neither_the_orchestrators_secrets_nor_its_paths_reach_a_task():
     }
 
 
+def test_the_dump_of_mlflows_database_alone_is_given_its_role():
+    environ = {
+        "MLFLOW_DB_USER": "mlflow_backup", "MLFLOW_DB_PASSWORD": "a", "MLFLOW_BACKUP_PASSWORD": "b",
+        "MLFLOW_TRACKING_URI": "http://server2:5000",
+    }  # fmt: skip
+    dump, _ = run(FakeContainer([log("done")]), environ=environ, root="mlops-platform-infrastructure")
+    assert environ.items() <= dump["environment"].items()
+    other, _ = run(FakeContainer([log("done")]), environ=environ, root="feature-store-management")
+    assert other["environment"].keys() & environ.keys() == {"MLFLOW_TRACKING_URI"}
+
+
 def test_a_failure_shows_the_last_lines():
     container = FakeContainer([log(*(f"line {number}" for number in range(40)))], code=3)
     with pytest.raises(CommandFailedError, match="exited with 3") as failed:

@@ -57,6 +57,8 @@ SECRETS: dict[str, Secrets] = {
             "aws_secret_access_key",
         )
         | {"MLFLOW_TRACKING_PASSWORD": "mlflow_trainer_password"},
+        "mlflow-backup": {"MLFLOW_DB_PASSWORD": "mlflow_backup_db_password"}
+        | _settings("mlflow_backup_password"),
     },
     "mlops-mlflow": {"mlflow-secrets": _same(*_MLFLOW), "mlflow-users": _same(*_USERS)},
     "mlops-services": {

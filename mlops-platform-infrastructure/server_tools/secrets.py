@@ -59,6 +59,8 @@ GENERATED: dict[str, Callable[[], str]] = {
     "monitoring_db_password": _password,
     "backup_db_password": _password,
     "backup_repository_password": _password,
+    "mlflow_backup_db_password": _password,
+    "mlflow_backup_password": _password,
     "redis_password": _password,
     "aws_access_key_id": _access_key,
     "aws_secret_access_key": _password,

@@ -9,8 +9,9 @@ alone, into any PostgreSQL; the cluster's own backup (base backup and WAL) is no
 **Safe to rerun?** Yes: a rerun adds one more version.
 
 **On failure.** What was kept stays, and no half dump is kept. The log says what: the database can't be read
-(is PostgreSQL up, is `MLFLOW_DB_PASSWORD` right?), the folder is full, or the dump does not hold what the
-database held: then check the database (`pg_amcheck`) before anything else.
+(is PostgreSQL up? Role or password refused: `make up-server1` sets `mlflow_backup` right), restic's password
+is not the one that the dumps were begun with, the folder is full, or the dump does not hold what the database
+held: then check the database (`pg_amcheck`) before anything else.
 """
 
 from datetime import UTC, datetime, timedelta

@@ -42,6 +42,8 @@ _OWN = re.compile(
     r"^(_|PATH|HOME|HOSTNAME|USER|LOGNAME|PWD|OLDPWD|SHLVL|TERM|VENV|LOCAL_DIR|GPG_KEY|TMPDIR|MPLCONFIGDIR)$"
     r"|^(PYTHON|LD_|DOCKER_|ROOT_COMMAND_|MLOPS_|NSS_WRAPPER_|SSL_|PIP_|LC_|LANG)"
 )
+# Settings that the tasks of one root alone are given: a dump reads all that MLflow's users ever wrote.
+_OF_ONE_ROOT = {re.compile(r"^MLFLOW_(DB|BACKUP)_"): "mlops-platform-infrastructure"}
 _STAMPED = re.compile(rb"(\S+)Z (.*)", re.DOTALL)
 _RECONNECTS = 10
 _KILLED_FOR_MEMORY = 137
@@ -115,13 +117,20 @@ class ContainerSettings:
         return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:{self.version}"
 
 
-def container_environment(environ: Mapping[str, str], additions: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables a task's container gets: the platform's settings, not the worker's own.
+def container_environment(
+    environ: Mapping[str, str], additions: Mapping[str, str], root: str = ""
+) -> dict[str, str]:
+    """Return the variables a task of `root` gets: the platform's settings, not the worker's own.
 
     >>> container_environment({"REDIS_HOST": "server2", "PATH": "/bin", "AIRFLOW__API__SECRET_KEY": "x"}, {})
     {'REDIS_HOST': 'server2', 'PYTHONUNBUFFERED': '1'}
     """
-    kept = {name: value for name, value in environ.items() if not (PRIVATE.search(name) or _OWN.search(name))}
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if not (PRIVATE.search(name) or _OWN.search(name))
+        and all(root == owner for names, owner in _OF_ONE_ROOT.items() if names.search(name))
+    }
     return kept | {"PYTHONUNBUFFERED": "1"} | dict(additions)
 
 
@@ -161,7 +170,7 @@ class ContainerRunner:
         from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
         image = self.settings.image(root, workdir)
-        env = container_environment(environ, additions)
+        env = container_environment(environ, additions, root)
         argv = [expand(argument, env) for argument in command]
         name = " ".join(command)
         last: deque[str] = deque(maxlen=LAST_LINES)

@@ -268,6 +268,8 @@ def test_postgresql_lets_servers_in_by_password_and_each_role_to_its_own_databas
         line.split() for line in rendered("postgresql/pg_hba.conf").splitlines() if line[:1] not in {"#", ""}
     ]
     assert ["host", "mlflow", "mlflow", "10.0.0.2/32", "scram-sha-256"] in lines
+    assert ["host", "mlflow", "mlflow_backup", "10.0.0.2/32", "scram-sha-256"] in lines
+    assert {database for _, database, user, *_ in lines if user == "mlflow_backup"} == {"mlflow"}
     assert ["host", "replication", "backup", "10.0.0.1/32", "scram-sha-256"] in lines
     assert lines[-1] == ["host", "all", "all", "all", "reject"]
     for kind, database, user, *_ in lines[:-1]:

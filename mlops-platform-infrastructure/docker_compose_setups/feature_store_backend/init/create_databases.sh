@@ -48,3 +48,19 @@ select format('grant connect on database %I to monitoring, backup', datname)
 from pg_database where datname in ('feature_store', 'decisions', 'mlflow', 'airflow') \gexec
 SQL
 echo "roles monitoring, backup: ready"
+
+# Reads MLflow's database, for its dump alone. What a migration of MLflow creates later is covered by the default.
+role mlflow_backup 'nosuperuser nocreatedb nocreaterole noreplication connection limit 4'
+psql -X -q -v ON_ERROR_STOP=1 -d mlflow <<'SQL'
+alter role mlflow_backup set default_transaction_read_only = on;
+grant connect on database mlflow to mlflow_backup;
+grant usage on schema public to mlflow_backup;
+grant select on all tables in schema public to mlflow_backup;
+grant select on all sequences in schema public to mlflow_backup;
+alter default privileges for role mlflow in schema public grant select on tables to mlflow_backup;
+alter default privileges for role mlflow in schema public grant select on sequences to mlflow_backup;
+SQL
+echo "role mlflow_backup: ready"
+
+# Rules of pg_hba.conf that are newer than the server's start count from here on.
+psql -X -q -v ON_ERROR_STOP=1 -d postgres -c 'select pg_reload_conf()' >/dev/null
