@@ -27,7 +27,8 @@ callers() {
             ;;
         -) ;;
         clients) printf '%s ' "$API_CLIENT_NETWORKS" ;;
-        *) refuse "ports.conf names the caller '$each': 1, 2, 3, clients or -" ;;
+        cluster) printf '%s ' "$CLUSTER_NETWORKS" ;;
+        *) refuse "ports.conf names the caller '$each': 1, 2, 3, clients, cluster or -" ;;
         esac
     done
 }

@@ -7,6 +7,7 @@ SETTINGS_KEPT=/etc/mlops/provisioning.env
 SERVER1_HOST='' SERVER2_HOST='' SERVER3_HOST=''
 ADMIN_NETWORKS=''
 API_CLIENT_NETWORKS=''
+CLUSTER_NETWORKS=''
 SSH_PORT=22
 SSH_HARDENING=yes
 DOCKER_SOURCE=debian
@@ -21,8 +22,8 @@ MLOPS_UID=10001
 MLOPS_GID=10001
 MLOPS_REPOSITORY=/opt/mlops/platform
 
-SETTING_NAMES="SERVER1_HOST SERVER2_HOST SERVER3_HOST ADMIN_NETWORKS API_CLIENT_NETWORKS SSH_PORT SSH_HARDENING
-DOCKER_SOURCE DOCKER_APT_URI DOCKER_APT_KEY DOCKER_DATA_ROOT DOCKER_USERLAND_PROXY NTP_SERVERS FAIL2BAN REBOOT_TIME
+SETTING_NAMES="SERVER1_HOST SERVER2_HOST SERVER3_HOST ADMIN_NETWORKS API_CLIENT_NETWORKS CLUSTER_NETWORKS
+SSH_PORT SSH_HARDENING DOCKER_SOURCE DOCKER_APT_URI DOCKER_APT_KEY DOCKER_DATA_ROOT DOCKER_USERLAND_PROXY NTP_SERVERS FAIL2BAN REBOOT_TIME
 MLOPS_UID MLOPS_GID MLOPS_REPOSITORY"
 
 # read_settings FILE: sets the variables of the file; refuses a line that is no KEY=value, and an unknown name.
@@ -73,6 +74,11 @@ check_settings() {
     done
     for network in $ADMIN_NETWORKS $API_CLIENT_NETWORKS; do
         is_network "$network" || refuse "'$network' in ADMIN_NETWORKS or API_CLIENT_NETWORKS is no network"
+    done
+    # Behind these ports are data, and users known by a password at most.
+    for network in $CLUSTER_NETWORKS; do
+        is_network "$network" || refuse "'$network' in CLUSTER_NETWORKS is no network"
+        [[ ! $network =~ /0+$ ]] || refuse "'$network' in CLUSTER_NETWORKS is everybody: name the cluster's own network"
     done
     if ! [[ $SSH_PORT =~ ^[1-9][0-9]{0,4}$ ]] || ((SSH_PORT > 65535)); then
         refuse "SSH_PORT is '$SSH_PORT': a number from 1 to 65535 is needed"

@@ -12,6 +12,7 @@ module "plan" {
   servers             = var.servers
   admin_networks      = var.admin_networks
   api_client_networks = var.api_client_networks
+  cluster_networks    = var.cluster_networks
   repository_url      = var.repository_url
   commit              = var.commit
   platform_version    = var.platform_version

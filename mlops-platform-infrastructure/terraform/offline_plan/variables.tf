@@ -24,6 +24,12 @@ variable "api_client_networks" {
   type        = list(string)
 }
 
+variable "cluster_networks" {
+  description = "Networks that a Kubernetes cluster's pods reach the data of servers 1 and 2 from; none: there is no cluster."
+  type        = list(string)
+  default     = []
+}
+
 variable "repository_url" {
   description = "Where the servers fetch the platform from, over HTTPS."
   type        = string

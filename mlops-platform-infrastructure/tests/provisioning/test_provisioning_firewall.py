@@ -20,17 +20,19 @@ SERVER1_HOST=10.0.0.1
 SERVER2_HOST=10.0.0.2
 SERVER3_HOST=10.0.0.3
 ADMIN_NETWORKS=10.0.0.8
+CLUSTER_NETWORKS=10.0.0.64/26
 """
 # server1 has a container (172.30.0.2) behind br-stack, published as Docker does, by rewriting.
 # Processes listen on server1 itself (22, 5432, 9999) and in the container (9092, 9998).
 NETWORK = """
 set -e
-for name in server1 server2 server3 stranger admin container; do
+for name in server1 server2 server3 stranger admin pod container; do
     ip netns add $name; ip -n $name link set lo up
 done
 ip link add lan type bridge; ip link set lan up
 n=0
-for pair in server1:10.0.0.1 server2:10.0.0.2 server3:10.0.0.3 stranger:10.0.0.9 admin:10.0.0.8; do
+for pair in server1:10.0.0.1 server2:10.0.0.2 server3:10.0.0.3 stranger:10.0.0.9 admin:10.0.0.8 \\
+    pod:10.0.0.77; do
     name=${pair%%:*}; n=$((n + 1))
     ip link add port$n type veth peer name eth0 netns $name
     ip link set port$n master lan up
@@ -157,6 +159,11 @@ def lab(open_to_all: Lab) -> Lab:
         ("server2", 9092, "connected"),
         ("server3", 9092, "connected"),
         ("stranger", 9092, "dropped"),
+        ("pod", 5432, "connected"),
+        ("pod", 9092, "connected"),
+        ("pod", 7077, "dropped"),
+        ("pod", 9998, "dropped"),
+        ("pod", 22, "dropped"),
         ("server2", 7077, "refused"),
         ("server3", 7077, "dropped"),
         ("server2", 9999, "dropped"),

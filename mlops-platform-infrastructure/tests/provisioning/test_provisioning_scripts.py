@@ -96,11 +96,14 @@ def test_the_scripts_are_strict_and_differ_in_what_they_set_only():
 
 @pytest.mark.parametrize("server", [1, 2, 3])
 def test_the_rules_accept_what_the_table_says_and_nothing_else(server: int, tmp_path: Path):
-    settings = SETTINGS + "API_CLIENT_NETWORKS=10.8.0.0/16 fd12::/64\n"
+    settings = (
+        SETTINGS + "API_CLIENT_NETWORKS=10.8.0.0/16 fd12::/64\nCLUSTER_NETWORKS=10.77.0.0/16 fd77::/64\n"
+    )
     done = run(server, settings, "--rules", tmp_path=tmp_path)
     assert done.returncode == 0, done.stderr
     addresses = {"1": ["10.0.0.1"], "2": ["10.0.0.2"], "3": ["10.0.0.3"], "-": []}
     addresses["clients"] = ["10.8.0.0/16", "fd12::/64"]
+    addresses["cluster"] = ["10.77.0.0/16", "fd77::/64"]
     expected = {
         (address, port)
         for where, port, callers, _ in ports()
@@ -116,6 +119,46 @@ def test_the_rules_accept_what_the_table_says_and_nothing_else(server: int, tmp_
 def test_without_client_networks_only_servers_may_call_the_services(tmp_path: Path):
     rules = run(3, SETTINGS, "--rules", tmp_path=tmp_path).stdout
     assert accepted(rules) == {("10.0.0.2", 8001), ("10.0.0.2", 8002), ("10.0.0.2", 8003)}
+
+
+def test_a_cluster_reaches_what_its_manifests_name_and_only_where_it_is_named(tmp_path: Path):
+    manifests = (
+        places.ROOT / "kubernetes_deployments/components/data_servers/prod/data_servers.yaml"
+    ).read_text()
+    wanted = {
+        (int(document["metadata"]["name"].removeprefix("server")), port["port"])
+        for document in yaml.safe_load_all(manifests)
+        if document["kind"] == "Service"
+        for port in document["spec"]["ports"]
+    }
+    assert (2, 6379) in wanted
+    settings = SETTINGS + "CLUSTER_NETWORKS=10.77.0.0/16\n"
+    opened, closed = (
+        {
+            (server, port)
+            for server in SETUP
+            for caller, port in accepted(run(server, text, "--rules", tmp_path=tmp_path).stdout)
+            if caller not in {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+        }
+        for text in (settings, SETTINGS)
+    )
+    assert (opened, closed) == (wanted, set())
+
+
+@pytest.mark.parametrize(
+    ("networks", "cause"),
+    [
+        ("10.77.0.0/33", "'10.77.0.0/33' in CLUSTER_NETWORKS is no network"),
+        ("10.77.0.0/16 pods.example.org", "'pods.example.org' in CLUSTER_NETWORKS is no network"),
+        ("10.77.0.0/16,10.78.0.0/16", "in CLUSTER_NETWORKS is no network"),
+        ("10.77.0.0/16 0.0.0.0/0", "'0.0.0.0/0' in CLUSTER_NETWORKS is everybody"),
+        ("::/0", "'::/0' in CLUSTER_NETWORKS is everybody"),
+    ],
+)
+def test_a_cluster_that_cannot_be_meant_is_refused_by_its_entry(networks: str, cause: str, tmp_path: Path):
+    done = run(1, SETTINGS + f"CLUSTER_NETWORKS={networks}\n", "--rules", tmp_path=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert cause in done.stderr
 
 
 def test_ssh_is_paced_for_everybody_and_limited_to_named_networks(tmp_path: Path):
@@ -217,7 +260,13 @@ def test_the_documents_table_is_the_firewalls():
     shown = [
         (int(server), int(port), callers.strip(), service.strip()) for server, port, callers, service in rows
     ]
-    names = {"1": "server 1", "2": "server 2", "3": "server 3", "clients": "`API_CLIENT_NETWORKS`"}
+    names = {
+        "1": "server 1",
+        "2": "server 2",
+        "3": "server 3",
+        "clients": "`API_CLIENT_NETWORKS`",
+        "cluster": "`CLUSTER_NETWORKS`",
+    }
     expected = [
         (
             server,

@@ -26,6 +26,7 @@ ROOT = TERRAFORM.parent
 PROVISIONING = ROOT / "server_provisioning_scripts"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SIZES = ("dev", "prod")
+CLUSTER = "10.77.0.0/16"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,6 +69,8 @@ def planned(size: str, data: Path) -> dict[str, Any]:
         f"-var-file={TERRAFORM / 'environments' / size / 'plan.auto.tfvars'}",
         f"-var=environment={size}",
         f"-var=commit={COMMIT}",
+        # No environment has a cluster of its own; the table's callers are all there in the tests.
+        f"-var=cluster_networks={json.dumps([CLUSTER])}",
         "-var=repository_url=https://git.example.org/platform.git",
     )
     outputs = json.loads(terraform(folder, data, "show", "-json", str(plan)))["planned_values"]["outputs"]
@@ -128,7 +131,7 @@ def table() -> set[tuple[str, int, str]]:
 @pytest.mark.parametrize("size", SIZES)
 def test_the_clouds_firewall_is_the_servers_own(size: str, plan: Any):
     servers = plan(size)["servers"]
-    callers = {f"{server['address']}/32": number for number, server in servers.items()}
+    callers = {f"{server['address']}/32": number for number, server in servers.items()} | {CLUSTER: "cluster"}
     opened = {
         (number, rule["port"], callers.get(rule["network"], "clients"))
         for number, server in servers.items()

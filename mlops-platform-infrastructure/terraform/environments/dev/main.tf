@@ -11,6 +11,7 @@ module "platform" {
   servers             = var.servers
   admin_networks      = var.admin_networks
   api_client_networks = var.api_client_networks
+  cluster_networks    = var.cluster_networks
   repository_url      = var.repository_url
   commit              = var.commit
   platform_version    = var.platform_version

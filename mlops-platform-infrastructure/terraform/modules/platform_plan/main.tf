@@ -21,6 +21,8 @@ locals {
     regex("^(?P<server>[123]) (?P<port>[0-9]+) (?P<callers>[0-9a-z,-]+) (?P<service>.+)$", trimspace(line))
     if trimspace(line) != "" && !startswith(trimspace(line), "#")
   ]
+  # Callers that are no servers.
+  networks = { clients = var.api_client_networks, cluster = var.cluster_networks }
   calls = flatten([
     for entry in local.table : [
       for caller in compact(split(",", replace(entry.callers, "-", ""))) : {
@@ -28,7 +30,7 @@ locals {
         port    = tonumber(entry.port)
         service = entry.service
         caller  = caller
-        sources = caller == "clients" ? var.api_client_networks : ["${local.addresses[caller]}/32"]
+        sources = contains(keys(local.networks), caller) ? local.networks[caller] : ["${local.addresses[caller]}/32"]
       }
     ]
   ])
@@ -45,7 +47,7 @@ locals {
         for source in call.sources : "${call.port} from ${source}" => {
           port        = call.port
           network     = source
-          description = "${call.service}, from ${contains(["clients", "admins"], call.caller) ? call.caller : "server ${call.caller}"}"
+          description = "${call.service}, from ${contains(["clients", "cluster", "admins"], call.caller) ? call.caller : "server ${call.caller}"}"
         }
       } if call.server == number
     ]...)
@@ -74,6 +76,7 @@ locals {
     SERVER3_HOST        = local.addresses["3"]
     ADMIN_NETWORKS      = join(" ", var.admin_networks)
     API_CLIENT_NETWORKS = join(" ", var.api_client_networks)
+    CLUSTER_NETWORKS    = join(" ", var.cluster_networks)
     DOCKER_DATA_ROOT    = local.data_root
     # The clock of the machine below, which no firewall stands before.
     NTP_SERVERS = "169.254.169.123"
@@ -89,6 +92,7 @@ locals {
         DOCKER_CONTAINERS_DIR = "${local.data_root}/containers"
       },
       number == "3" ? { API_BIND = local.addresses["3"] } : {},
+      number == "1" && length(var.cluster_networks) > 0 ? { DATABASE_NETWORKS = join(" ", var.cluster_networks) } : {},
     )
   }
 }

@@ -52,6 +52,16 @@ variable "api_client_networks" {
   }
 }
 
+variable "cluster_networks" {
+  description = "Networks that a Kubernetes cluster's pods reach the data of servers 1 and 2 from; none: there is no cluster."
+  type        = list(string)
+  default     = []
+  validation {
+    condition     = alltrue([for network in var.cluster_networks : can(cidrhost(network, 0)) && !endswith(network, "/0")])
+    error_message = "Networks are given as CIDR, and never all of the Internet."
+  }
+}
+
 variable "repository_url" {
   description = "Where the servers fetch the platform from, over HTTPS."
   type        = string

@@ -49,6 +49,35 @@ run "clients_reach_what_serves_them" {
   }
 }
 
+run "a_cluster_reaches_data_and_nothing_else" {
+  command = plan
+  variables {
+    cluster_networks = ["10.99.8.0/24", "10.99.9.0/24"]
+  }
+  assert {
+    condition = toset(flatten([
+      for number, server in output.servers : [for rule in server.ingress : "${number} ${rule.port}" if rule.network == "10.99.9.0/24"]
+    ])) == toset(["1 5432", "1 8081", "1 8333", "1 9092", "2 6379"])
+    error_message = "the cluster reaches PostgreSQL, registry, object store, Kafka and Redis, and nothing else"
+  }
+  assert {
+    condition     = strcontains(output.set_up["1"].provisioning, "CLUSTER_NETWORKS='10.99.8.0/24 10.99.9.0/24'\n")
+    error_message = "the server's own firewall is told as well"
+  }
+  assert {
+    condition     = [for number in ["1", "2", "3"] : lookup(output.servers_env[number], "DATABASE_NETWORKS", "")] == ["10.99.8.0/24 10.99.9.0/24", "", ""]
+    error_message = "PostgreSQL lets the cluster's roles in"
+  }
+}
+
+run "the_internet_is_no_cluster" {
+  command = plan
+  variables {
+    cluster_networks = ["0.0.0.0/0"]
+  }
+  expect_failures = [var.cluster_networks]
+}
+
 run "what_one_may_ask_the_other_answers" {
   command = plan
   assert {
