@@ -32,7 +32,10 @@ from common_service_libs.spool import Position, Spool
 logger = logging.getLogger(__name__)
 
 BATCH_RECORDS = 500
-GATHER_SECONDS = 0.02
+STORE_GATHER_SECONDS = 0.05
+TOPIC_GATHER_SECONDS = 0.2  # a broker writes each batch for itself, and who reads the topic looks in seconds
+HELD_RECORDS = 2000  # of each queue are sent from memory; what waits behind them is read from the spool
+DRAIN_POLL_SECONDS = 0.02
 SYNC_SECONDS = 0.02
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
@@ -80,7 +83,8 @@ class RecordStore(Sink, Protocol):
         """Prepare for the days to come, and drop what is too old."""
 
 
-Entry = tuple[str, Position]
+Entry = tuple[str, Position, bytes | None]
+"""Request id and place of a record, and itself while few wait."""
 
 
 @dataclass
@@ -89,13 +93,15 @@ class _Queue:
 
     name: str
     sink: Sink
+    gather: float
     flushes: Labelled
     flushed: Labelled
     waiting: deque[Entry] = field(default_factory=deque)
     appended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def add(self, entry: Entry) -> None:
-        self.waiting.append(entry)
+    def add(self, request_id: str, position: Position, payload: bytes) -> None:
+        held = payload if len(self.waiting) < HELD_RECORDS else None
+        self.waiting.append((request_id, position, held))
         self.appended.set()
 
 
@@ -121,10 +127,13 @@ class DecisionLog:
         self._metrics = metrics
         self._always = sync == "always"
         self._rejected_file = rejected_file
-        self._to_store = _Queue("store", sink, metrics.flushes, metrics.flushed)
+        self._to_store = _Queue("store", sink, STORE_GATHER_SECONDS, metrics.flushes, metrics.flushed)
         self._queues = [self._to_store]
         if topic is not None:
-            self._queues.append(_Queue("topic", topic, metrics.topic_flushes, metrics.topic_flushed))
+            self._queues.append(
+                _Queue("topic", topic, TOPIC_GATHER_SECONDS, metrics.topic_flushes, metrics.topic_flushed)
+            )
+        metrics.spool(lambda: self.pending, lambda: spool.size_bytes)
         self._positions: dict[str, Position] = {}
         self._outstanding: Counter[int] = Counter()
         self._tight = False
@@ -156,7 +165,7 @@ class DecisionLog:
         """Take over what an earlier process left in the spool and begin to drain it."""
         for position, payload in self._spool.recover():
             try:
-                self._remember(decode(payload).request_id, position)
+                self._remember(decode(payload).request_id, position, payload)
             except ValueError:  # msgspec.DecodeError is one
                 self._reject(payload, "not a decision record", self._to_store)
         if self.pending:
@@ -180,7 +189,7 @@ class DecisionLog:
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline):
                 while self.pending:
-                    await asyncio.sleep(GATHER_SECONDS)
+                    await asyncio.sleep(DRAIN_POLL_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -206,7 +215,7 @@ class DecisionLog:
             if not self._release_done():
                 raise
             position = self._spool.append(content)
-        self._remember(record.request_id, position)
+        self._remember(record.request_id, position, content)
         self._unsynced.set()
         if self._always:
             await self._next_sync()
@@ -244,23 +253,24 @@ class DecisionLog:
             return decode(content)
         return None
 
-    def _remember(self, request_id: str, position: Position) -> None:
+    def _remember(self, request_id: str, position: Position, payload: bytes) -> None:
         self._positions[request_id] = position
         self._outstanding[position.segment] += len(self._queues)
         for queue in self._queues:
-            queue.add((request_id, position))
-        self._metrics.spool(self.pending, self._spool.size_bytes)
+            queue.add(request_id, position, payload)
 
     async def _drain(self, queue: _Queue) -> None:
         pause = FIRST_PAUSE_SECONDS
         while True:
             await queue.appended.wait()
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(queue.gather)
             queue.appended.clear()
             while queue.waiting:
                 try:
                     await self._flush(queue, list(islice(queue.waiting, BATCH_RECORDS)))
                     pause = FIRST_PAUSE_SECONDS
+                    if len(queue.waiting) < BATCH_RECORDS:
+                        break  # what has come meanwhile gathers too: it is batches that cost the sinks
                 except (DecisionStoreUnavailable, DecisionTopicUnavailable) as error:
                     logger.warning(
                         "decisions stay in the spool",
@@ -269,9 +279,11 @@ class DecisionLog:
                     queue.flushes.at("unavailable").inc()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if queue.waiting:
+                queue.appended.set()
 
     async def _flush(self, queue: _Queue, batch: list[Entry]) -> None:
-        payloads = [self._spool.read(position) for _, position in batch]
+        payloads = [self._spool.read(position) if held is None else held for _, position, held in batch]
         try:
             inserted = await queue.sink.insert(payloads)
             queue.flushed.at("inserted").inc(inserted)
@@ -279,7 +291,7 @@ class DecisionLog:
         except RejectedRecords:
             await self._insert_one_by_one(queue, payloads)
         queue.flushes.at("done").inc()
-        for (request_id, position), payload in zip(batch, payloads, strict=True):
+        for (request_id, position, _), payload in zip(batch, payloads, strict=True):
             queue.waiting.popleft()
             self._outstanding[position.segment] -= 1
             if queue is self._to_store:
@@ -289,7 +301,6 @@ class DecisionLog:
         while len(self._recent) > RECENT_RECORDS:
             self._recent.popitem(last=False)
         self._release_done()
-        self._metrics.spool(self.pending, self._spool.size_bytes)
 
     async def _insert_one_by_one(self, queue: _Queue, payloads: list[bytes]) -> None:
         """Insert what the sink takes; set aside what it never will, so that the rest is not held up."""

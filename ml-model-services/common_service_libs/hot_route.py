@@ -1,4 +1,4 @@
-"""The hot route: `POST /predict` as bare ASGI, served before the framework sees the request.
+"""The hot route: `POST /predict` served before the framework sees it, as bare ASGI or without even that.
 
 FastAPI stays the application: it documents the route, answers its other methods, and serves everything else.
 What middleware, `Request` and resolution of dependencies would do for a decision is done here in one place:
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from common_service_libs.decision_record import DecisionRecord
+from common_service_libs.direct_way import Reply
 from common_service_libs.errors import BodyTimeout, InvalidRequest, ServiceError
 from common_service_libs.json_logs import decision_fields
 from common_service_libs.monitoring_middleware import (
@@ -79,28 +80,52 @@ class HotRoute(Generic[M]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request in the place of the whole application."""
-        started = time.perf_counter()
         headers = first_values(scope)
+
+        async def body() -> bytes:
+            return await self._body_of(scope, receive, headers)
+
+        async def reply(status: int, fields: list[tuple[bytes, bytes]], content: bytes) -> None:
+            await send({"type": "http.response.start", "status": status, "headers": fields})
+            await send({"type": "http.response.body", "body": content})
+
+        await self._serve(headers, body, reply, scope)
+
+    async def direct(self, headers: Mapping[bytes, bytes], body: bytes, reply: Reply) -> None:
+        """Serve a request of which headers and body are here; see DirectWay."""
+
+        async def given() -> bytes:
+            return body
+
+        await self._serve(headers, given, reply, None)
+
+    async def _serve(
+        self,
+        headers: Mapping[bytes, bytes],
+        body: Callable[[], Awaitable[bytes]],
+        reply: Reply,
+        scope: Scope | None,
+    ) -> None:
+        started = time.perf_counter()
         request_id, sent, valid = checked_request_id(sent_request_id(headers))
-        scope.setdefault("state", {})["request_id"] = request_id  # the handlers of errors look there
+        if scope is not None:
+            scope.setdefault("state", {})["request_id"] = request_id  # the handlers of errors look there
         status, record, unforeseen = 500, None, None
         try:
             try:
-                record = await self._decided(
-                    scope, receive, headers, request_id, started, sent=sent, valid=valid
-                )
-                body = _encode(self._reply(record, self._runtime.policy.name))
+                record = await self._decided(headers, body, request_id, started, sent=sent, valid=valid)
+                content = _encode(self._reply(record, self._runtime.policy.name))
                 status, fields = 200, _HEAD
             except Exception as error:
                 unforeseen = None if isinstance(error, ServiceError) else error
-                problem = await self._problem(Request(scope), error)
-                status, body = problem.status_code, bytes(problem.body)
+                problem = await self._problem(Request(scope or self._scope_of(headers, request_id)), error)
+                status, content = problem.status_code, bytes(problem.body)
                 fields = [*_own_headers(problem), *SECURITY_HEADERS]
-            fields = [*fields, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode())]
-            await send({"type": "http.response.start", "status": status, "headers": fields})
-            await send({"type": "http.response.body", "body": body})
+            own = [(b"content-length", b"%d" % len(content)), (b"x-request-id", request_id.encode())]
+            await reply(status, [*fields, *own], content)
             seconds = time.perf_counter() - started
-            await asyncio.sleep(0)  # the reply goes out first, then it is counted and logged
+            if scope is not None:
+                await asyncio.sleep(0)  # the reply goes out first, then it is counted and logged
         except BaseException:
             seconds = time.perf_counter() - started
             raise
@@ -110,11 +135,23 @@ class HotRoute(Generic[M]):
         if unforeseen is not None:
             raise unforeseen  # so that the server and the tests hear of it
 
+    def _scope_of(self, headers: Mapping[bytes, bytes], request_id: str) -> Scope:
+        """Return what the handlers of errors may ask of a request that came without a scope."""
+        return {
+            "type": "http", "method": "POST", "path": self.path, "raw_path": self.path.encode(),
+            "query_string": b"", "root_path": "", "headers": list(headers.items()), "app": self._app,
+            "state": {"request_id": request_id},
+        }  # fmt: skip
+
     async def endpoint(self, request: Request) -> Response:
         """Serve a request that came through the application's middleware, as behind a path prefix."""
-        state = request.state
+        state, headers = request.state, first_values(request.scope)
+
+        async def body() -> bytes:
+            return await self._body_of(request.scope, request.receive, headers)
+
         record = await self._decided(
-            request.scope, request.receive, first_values(request.scope), state.request_id, state.started,
+            headers, body, state.request_id, state.started,
             sent=state.request_id_sent, valid=state.request_id_valid,
         )  # fmt: skip
         state.log = decision_fields(record)
@@ -122,9 +159,8 @@ class HotRoute(Generic[M]):
 
     async def _decided(
         self,
-        scope: Scope,
-        receive: Receive,
-        headers: dict[bytes, bytes],
+        headers: Mapping[bytes, bytes],
+        body: Callable[[], Awaitable[bytes]],
         request_id: str,
         started: float,
         *,
@@ -139,13 +175,15 @@ class HotRoute(Generic[M]):
         )
         if not valid:
             raise InvalidRequest(f"X-Request-ID or Idempotency-Key must match {REQUEST_ID.pattern}")
+        parsed = parse_body(await body(), self._body, max_nesting=self._runtime.settings.max_nesting)
+        return await self._decide(parsed, request_id, id_sent=sent, started=started)
+
+    async def _body_of(self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> bytes:
         settings = self._runtime.settings
-        raw = await _body(
+        return await _body(
             scope, receive, headers,
             max_bytes=settings.max_body_bytes, deadline=settings.body_deadline_seconds,
         )  # fmt: skip
-        body = parse_body(raw, self._body, max_nesting=settings.max_nesting)
-        return await self._decide(body, request_id, id_sent=sent, started=started)
 
     async def _problem(self, request: Request, error: Exception) -> Response:
         handlers: dict[Any, Any] = self._app.exception_handlers
@@ -159,7 +197,7 @@ def _own_headers(response: Response) -> list[tuple[bytes, bytes]]:
 
 
 async def _body(
-    scope: Scope, receive: Receive, headers: dict[bytes, bytes], *, max_bytes: int, deadline: float
+    scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], *, max_bytes: int, deadline: float
 ) -> bytes:
     """Return the body as `read_body` does, which is asked whenever something is out of the ordinary."""
     length = headers.get(b"content-length", b"")

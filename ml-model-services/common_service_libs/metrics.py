@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import (
@@ -129,7 +130,7 @@ class ServiceMetrics:
         self._spool_records = Gauge("spool_records", "Records not in every sink yet.", registry=registry)
         self._spool_bytes = Gauge("spool_bytes", "Size of the spool.", registry=registry)
 
-    def spool(self, records: int, size: int) -> None:
-        """Set what the spool holds."""
-        self._spool_records.set(records)
-        self._spool_bytes.set(size)
+    def spool(self, records: Callable[[], float], size: Callable[[], float]) -> None:
+        """Say where to ask what the spool holds."""
+        self._spool_records.set_function(records)
+        self._spool_bytes.set_function(size)

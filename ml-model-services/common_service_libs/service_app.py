@@ -20,6 +20,7 @@ from common_service_libs.auth_utils import HEADER, ApiKeys, api_key_header, bear
 from common_service_libs.background import forever
 from common_service_libs.decision_record import rfc3339
 from common_service_libs.decision_service import ServedModel
+from common_service_libs.direct_way import DirectWay
 from common_service_libs.error_handlers import Problem, documented, install_error_handlers
 from common_service_libs.errors import InvalidRequest, ModelUnavailable
 from common_service_libs.hot_route import HotRoute
@@ -54,6 +55,10 @@ class ServiceApp(FastAPI):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.hot_routes: dict[str, HotRoute[Any]] = {}
+
+    def direct_way(self, max_bytes: int) -> DirectWay | None:
+        """Return the way past parser and ASGI; none where something stands around the application."""
+        return DirectWay(self.hot_routes, max_bytes) if self.outer is None and self.hot_routes else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""

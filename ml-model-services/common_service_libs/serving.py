@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from fastapi import FastAPI
 from pydantic import ValidationError
 
 from common_service_libs import worker_metrics
@@ -25,12 +24,15 @@ from common_service_libs.runtime import Runtime
 from common_service_libs.worker_metrics import WorkerMetrics
 from common_service_libs.workers import Supervisor, own_socket, require_free
 
+if TYPE_CHECKING:
+    from common_service_libs.service_app import ServiceApp
+
 C = TypeVar("C", bound=BaseApiConfig)
 
 YOUNG_OBJECTS = 20_000  # a decision leaves few cycles behind: looking for them less often costs nothing
 
 
-def run(create_app: Callable[[C], FastAPI], config: type[C]) -> None:
+def run(create_app: Callable[[C], ServiceApp], config: type[C]) -> None:
     """Serve with the settings of the environment until SIGTERM or SIGINT, and answer what is under way.
 
     What keeps the service from starting is one line, and exit code 1.
@@ -55,7 +57,7 @@ def run(create_app: Callable[[C], FastAPI], config: type[C]) -> None:
     sys.exit(Supervisor(settings.service_workers, work, ended=partial(worker_metrics.retire, folder)).run())
 
 
-def _serve(create_app: Callable[[C], FastAPI], settings: C, shared: Path | None = None) -> None:
+def _serve(create_app: Callable[[C], ServiceApp], settings: C, shared: Path | None = None) -> None:
     """Serve in this process; `shared` is the folder in which workers publish their metrics."""
     try:
         app = create_app(settings)
@@ -82,6 +84,7 @@ def _serve(create_app: Callable[[C], FastAPI], settings: C, shared: Path | None 
         drain_seconds=settings.drain_seconds,
         max_connections=settings.max_connections,
         shutdown_seconds=settings.shutdown_seconds,
+        direct=app.direct_way(settings.max_body_bytes),
         host=settings.service_host,
         port=settings.service_port,
     )

@@ -36,6 +36,10 @@ class Served:
         )  # fmt: skip
         self.port = 0
 
+    def date(self) -> str:
+        """What the server's replies say of the time, in small letters."""
+        return dict(self.server.server_state.default_headers)[b"date"].decode().lower()
+
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             while True:

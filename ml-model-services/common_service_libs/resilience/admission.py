@@ -99,6 +99,10 @@ class Admission:
         standing = self._waiting and self._clock() - self._emptied > STANDING_SECONDS
         return SHORT_WAIT_SECONDS if standing else self._deadline - self._gap * self._concurrent
 
+    def enter_now(self) -> None:
+        """Let in a request for which there is room: while `saturated`, others are before it."""
+        self._running += 1
+
     async def enter(self, *, expected: bool = False) -> bool:
         """Let a request in, at once or when it is its turn; False if it is turned away.
 

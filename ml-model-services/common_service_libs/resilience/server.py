@@ -1,10 +1,10 @@
 """The HTTP server of a service: what is too much is turned away cheaply, and an end loses no request.
 
-uvicorn serves. What is added: a bound on connections; refusals written by the protocol itself, from bytes
-built once, without a task or the application; and an end in steps. After the first SIGTERM `/readyz` says 503
-and every reply ends its connection, while all requests are still answered, for as long as a load balancer
-needs to notice (`drain_seconds`); then nothing more is accepted and what is under way is finished. A second
-signal ends the first step.
+uvicorn serves. What is added: the direct way to hot routes (`direct_way.py`); a bound on connections;
+refusals written by the protocol itself, from bytes built once, without a task or the application; and an end
+in steps. After the first SIGTERM `/readyz` says 503 and every reply ends its connection, while all requests
+are still answered, for as long as a load balancer needs to notice (`drain_seconds`); then nothing more is
+accepted and what is under way is finished. A second signal ends the first step.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Any, cast
 import msgspec
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from common_service_libs.direct_way import DirectCycle, DirectWay, Head, begin
 from common_service_libs.error_handlers import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
 from common_service_libs.errors import Overloaded
 from common_service_libs.monitoring_middleware import SECURITY_HEADERS
@@ -47,6 +48,7 @@ LEAST_A_TICK = 2
 _MAX_WRITE_BUFFER = 1 << 16
 _MAX_DROPPED_BYTES = 1 << 16
 _EXPECTED = "admission.expected"
+_CLOSE = [(b"connection", b"close")]
 _FRAMING = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|expect|upgrade)[ \t]*:[ \t]*([^\r]*)", re.IGNORECASE
 )
@@ -75,7 +77,7 @@ _BODY, _HEADERS = _problem()
 
 
 def _reply(*, closing: bool) -> bytes:
-    fields = [*_HEADERS, (b"connection", b"close")] if closing else _HEADERS
+    fields = [*_HEADERS, *_CLOSE] if closing else _HEADERS
     lines = b"".join(b"%b: %b\r\n" % field for field in fields)
     return b"HTTP/1.1 503 Service Unavailable\r\n" + lines + b"\r\n" + _BODY
 
@@ -145,7 +147,7 @@ class GuardedApp:
 def _closing(send: Send) -> Send:
     async def send_and_close(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            message["headers"] = [*message.get("headers", ()), *_CLOSE]
         await send(message)
 
     return send_and_close
@@ -210,6 +212,7 @@ class GuardedProtocol(HttpToolsProtocol):
     guard: GuardedApp
     pace: Pace
     max_connections: int
+    direct: DirectWay | None = None
     owed = False
 
     _midway = False
@@ -219,6 +222,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _ending = False
     _seen: object = None
     _seen_at = 0.0
+    _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or turn it away where there are too many."""
@@ -241,7 +245,73 @@ class GuardedProtocol(HttpToolsProtocol):
         if admission.saturated and not self._midway and self._refusable(data) and admission.refuse():
             self.pace.answer(self)
             return
+        if self.direct is not None and not admission.saturated and self._between_requests():
+            asked = self.direct.head_of(data)
+            if asked is not None:
+                self._serve_directly(*asked)
+                return
         super().data_received(data)
+
+    def _between_requests(self) -> bool:
+        """Return whether nothing is under way, half arrived, held back or about to end on the connection."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self._midway
+            and not self._ending
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+        )
+
+    def _serve_directly(self, head: Head, body: bytes) -> None:
+        self.cycle = cycle = cast(Any, DirectCycle())
+        self.guard.admission.enter_now()
+        task = begin(self._served_directly(head, body, cycle), self.loop)
+        if task is not None:
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+
+    async def _served_directly(self, head: Head, body: bytes, cycle: DirectCycle) -> None:
+        async def reply(status: int, fields: list[tuple[bytes, bytes]], content: bytes) -> None:
+            self._write_reply(cycle, status, fields, content)
+
+        try:
+            await head.route.direct(head.headers, body, reply)
+        except Exception:
+            self.logger.exception("an error that was not foreseen")
+        finally:
+            self.guard.admission.leave()
+            if not cycle.response_complete and not cycle.disconnected:  # given up: nobody is to wait for it
+                self.transport.close()
+
+    def _write_reply(
+        self, cycle: DirectCycle, status: int, fields: list[tuple[bytes, bytes]], content: bytes
+    ) -> None:
+        if cycle.disconnected:
+            return
+        closing = self.guard.drain.begun or not cycle.keep_alive
+        parts = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *fields, *(_CLOSE if closing else ())):
+            parts += name, b": ", value, b"\r\n"
+        parts += b"\r\n", content
+        self.transport.write(b"".join(parts))
+        cycle.response_complete = True
+        if closing:
+            self.transport.close()
+        self._idle_since = self.loop.time()
+        if self.pipeline or self.timeout_keep_alive_task is None:
+            self.on_response_complete()
+        else:  # the alarm of the time before goes on, and looks how long the connection has been idle
+            self.server_state.total_requests += 1
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection on which nothing has been asked for long, or go on waiting until it is so."""
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self.cycle is not None and not self.cycle.response_complete:
+            left = self.timeout_keep_alive
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def _refusable(self, data: bytes) -> bool:
         """Return whether `data` is a request, nothing is under way, and the connection may go on."""
@@ -377,15 +447,15 @@ def server_of(
     drain_seconds: float,
     max_connections: int,
     shutdown_seconds: float,
+    direct: DirectWay | None = None,
     **options: Any,
 ) -> uvicorn.Server:
     """Return the server of a service; `options` are further ones of `uvicorn.Config`."""
     guard = GuardedApp(app, admission, drain)
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     bound = min(max_connections, max(1, allowed - RESERVED_DESCRIPTORS))
-    protocol = type(
-        "Protocol", (GuardedProtocol,), {"guard": guard, "pace": Pace(admission), "max_connections": bound}
-    )
+    own = {"guard": guard, "pace": Pace(admission), "max_connections": bound, "direct": direct}
+    protocol = type("Protocol", (GuardedProtocol,), own)
     config = uvicorn.Config(
         guard,
         http=cast(type[asyncio.Protocol], protocol),

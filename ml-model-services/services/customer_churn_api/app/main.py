@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
-
 from app.business_logic.churn_processing import to_case, to_reply
 from app.core.config import ChurnApiConfig
 from app.core.model_handler import ModelHandler
@@ -12,12 +10,12 @@ from app.schemas import ChurnReply, ChurnRequest
 from common_service_libs.hot_route import HotRoute
 from common_service_libs.predict_batch import add_batch_route
 from common_service_libs.runtime import Runtime
-from common_service_libs.service_app import add_hot_route, add_shared_routes, base_app, run
+from common_service_libs.service_app import ServiceApp, add_hot_route, add_shared_routes, base_app, run
 
 DESCRIPTION = "Says how likely a subscriber leaves, and what to do about it. Send a key in `X-API-Key`."
 
 
-def create_app(settings: ChurnApiConfig, runtime: Runtime | None = None) -> FastAPI:
+def create_app(settings: ChurnApiConfig, runtime: Runtime | None = None) -> ServiceApp:
     """Return the application; nothing is connected before its lifespan begins."""
     runtime = runtime or Runtime(settings)
     app = base_app(runtime, title="Customer churn", description=DESCRIPTION)

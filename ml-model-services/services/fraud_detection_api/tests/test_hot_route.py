@@ -6,13 +6,16 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
 import pytest
 from conftest import TRANSACTION, Service
-from service_testkit import KEY, NARROW_KEY
+from service_testkit import KEY, NARROW_KEY, until
+
+from common_service_libs.direct_way import DirectWay, Head
+from common_service_libs.resilience.server import server_of
 
 pytestmark = pytest.mark.anyio
 JSON = {"Content-Type": "application/json"}
@@ -62,7 +65,7 @@ async def ask(service: Service, request: dict[str, Any]) -> httpx.Response:
     headers = [("X-API-Key", KEY)] * ("x-api-key" not in names)
     headers += list(JSON.items()) * ("content-type" not in names)
     headers += [pair for pair in given if pair[1] != ""]
-    url = "http://test/predict"
+    url = "/predict"
     del service.http.headers["X-API-Key"]
     try:
         return await service.http.post(
@@ -80,6 +83,39 @@ def through_the_framework(service: Service) -> Iterator[None]:
         yield
     finally:
         app.hot_routes = hot
+
+
+@asynccontextmanager
+async def through_a_socket(service: Service, *, direct: bool) -> AsyncIterator[list[bytes]]:
+    """Let the service's client ask a server that listens; yields the bodies that went the direct way."""
+    app, runtime = service.http._transport.app, service.runtime
+    went: list[bytes] = []
+
+    class Watched(DirectWay):
+        def head_of(self, data: bytes) -> tuple[Head, bytes] | None:
+            found = super().head_of(data)
+            if found is not None:
+                went.append(found[1])
+            return found
+
+    way = Watched(app.hot_routes, runtime.settings.max_body_bytes)
+    server = server_of(
+        app, runtime.admission, runtime.drain, direct=way if direct else None, host="127.0.0.1", port=0,
+        lifespan="off", drain_seconds=0, max_connections=10, shutdown_seconds=1,
+    )  # fmt: skip
+    running = asyncio.create_task(server._serve())
+    await until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    in_process = service.http
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": KEY}) as client:
+        client._app = app
+        service.http = client
+        try:
+            yield went
+        finally:
+            service.http = in_process
+    server.should_exit = True
+    await running
 
 
 def samples(service: Service) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -127,12 +163,75 @@ async def test_it_answers_counts_and_logs_what_the_framework_does(
     await service.predict()  # what is counted at the first request only has been counted
     with through_the_framework(service):
         expected = await observed(service, caplog, REQUESTS[name])
-    if "given-1" in str(REQUESTS[name]):  # the second time it would be a repeat
-        service.store.rows.pop("given-1", None)
-        await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # until the record is in the store
+    forget(service, name)
+    assert await observed(service, caplog, REQUESTS[name]) == expected
+
+
+def forget(service: Service, name: str) -> None:
+    """Make a request id new again: the second time it would be a repeat."""
+    if "given-1" in str(REQUESTS[name]):
         service.store.rows.clear()
         service.runtime.log._recent.clear()
-    assert await observed(service, caplog, REQUESTS[name]) == expected
+
+
+# All that is told by the head or by the body's JSON alone; what is out of the ordinary goes by the parser.
+DIRECT = frozenset(REQUESTS) - {
+    "a media type with a parameter", "a body in parts", "no media type", "another media type",
+    "a body that is too large", "a body that is too large, in parts",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_the_direct_way_answers_counts_and_logs_what_the_parser_and_asgi_do(
+    service: Service, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    caplog.handler.setLevel(logging.INFO)
+    found = []
+    for direct in (False, True):
+        async with through_a_socket(service, direct=direct) as went:
+            await service.predict()  # what is counted at the first request only has been counted
+            went.clear()
+            forget(service, name)
+            status, headers, document = (observation := await observed(service, caplog, REQUESTS[name]))[0]
+            headers.pop("date")
+            found.append(((status, headers, document), *observation[1:]))
+            assert bool(went) == (direct and name in DIRECT)
+            await asyncio.sleep(0.1)  # until the record is in the store
+    assert found[0] == found[1]
+
+
+async def test_errors_of_the_decision_are_the_same_problems_by_the_direct_way(service: Service) -> None:
+    model, service.runtime.decisions._model = service.runtime.decisions.model, None
+    async with through_a_socket(service, direct=False):
+        expected = await ask(service, REQUESTS["a decision"])
+    async with through_a_socket(service, direct=True) as went:
+        found = await ask(service, REQUESTS["a decision"])
+    service.runtime.decisions._model = model
+    assert len(went) == 1
+    assert found.status_code == 503
+    for response in (found, expected):
+        del response.headers["date"]
+    assert comparable(found) == comparable(expected)
+
+
+async def test_an_unforeseen_error_is_a_problem_and_logged_by_the_direct_way(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a secret in a message")
+
+    monkeypatch.setattr(service.runtime.decisions, "decide", broken)
+    async with through_a_socket(service, direct=True) as went:
+        response = await ask(service, REQUESTS["a decision"])
+        assert len(went) == 1
+        assert (response.status_code, "secret" in response.text) == (500, False)
+        assert response.json()["request_id"] == response.headers["x-request-id"]
+        assert (await ask(service, REQUESTS["a wrong key"])).status_code == 401, "the connection goes on"
+    assert service.metric("http_requests_total", method="POST", route="/predict", status="500") == 1
+    assert [r.exc_info[0] for r in caplog.records if r.name == "uvicorn.error"] == [ZeroDivisionError]
+    assert service.runtime.admission.running == 0
 
 
 async def test_errors_of_the_decision_are_the_same_problems(service: Service) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from app.business_logic.recommendation_processing import to_reply
@@ -14,6 +14,7 @@ from common_service_libs.json_logs import decision_fields
 from common_service_libs.recommender_service import RecommenderRuntime
 from common_service_libs.runtime import Runtime
 from common_service_libs.service_app import (
+    ServiceApp,
     add_decision_route,
     add_shared_routes,
     base_app,
@@ -24,7 +25,7 @@ from common_service_libs.service_app import (
 DESCRIPTION = "Recommends movies to viewers, known or new, and says why. Send a key in `X-API-Key`."
 
 
-def create_app(settings: RecommendationApiConfig, runtime: Runtime | None = None) -> FastAPI:
+def create_app(settings: RecommendationApiConfig, runtime: Runtime | None = None) -> ServiceApp:
     """Return the application; nothing is connected before its lifespan begins."""
     runtime = runtime or RecommenderRuntime(settings)
     app = base_app(runtime, title="Movie recommendation", description=DESCRIPTION)
