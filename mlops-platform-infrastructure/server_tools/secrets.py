@@ -80,6 +80,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "elastic_password": _password,
     "kibana_system_password": _password,
     "kibana_encryption_key": _password,
+    "filebeat_password": _password,
     "demo_api_key": _password,
     "page_password": _password,
     "spark_auth_secret": _password,

@@ -22,7 +22,7 @@ from typing import Any
 
 from server_tools import secrets as server_secrets
 from server_tools import server_settings
-from server_tools.compose import SERVERS, ComposeError, Project, docker, environment
+from server_tools.compose import SERVERS, ComposeError, Project, docker, environment, settings
 from server_tools.startup import (
     State,
     UnknownServiceError,
@@ -30,6 +30,7 @@ from server_tools.startup import (
     choose,
     images,
     is_job,
+    read_elsewhere,
 )
 
 OWN_IMAGES = "mlops/"
@@ -112,7 +113,11 @@ def _up(servers: Sequence[str], options: argparse.Namespace) -> int:
     models = {server: project.config()["services"] for server, project in projects.items()}
     every = {name for server in SERVERS for name in Project.of_server(server, ["*"]).config()["services"]}
     check_names(options.without, every)
-    choices = {server: choose(model, options.without) for server, model in models.items()}
+    known = settings()
+    choices = {
+        server: choose(model, options.without, read_elsewhere(server, known))
+        for server, model in models.items()
+    }
     for server, choice in choices.items():
         for name, reason in choice.left_out.items():
             print(f"server {server}: left out {name} ({reason})", flush=True)

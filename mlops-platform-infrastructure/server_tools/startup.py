@@ -21,14 +21,31 @@ class Choice:
     left_out: Mapping[str, str]
 
 
-def choose(services: Mapping[str, Service], without: Collection[str]) -> Choice:
+def read_elsewhere(server: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return what a server leaves to server 3 where both are one machine, with the reason.
+
+    >>> one, two = {"SERVER1_HOST": "10.0.0.1", "SERVER3_HOST": "10.0.0.1"}, {"SERVER1_HOST": "10.0.0.1"}
+    >>> read_elsewhere("1", one), read_elsewhere("3", one), read_elsewhere("1", two)
+    ({'filebeat': "server 3's reads the logs of this machine"}, {}, {})
+    """
+    if server == "3" or settings.get(f"SERVER{server}_HOST") != settings.get("SERVER3_HOST"):
+        return {}
+    return {"filebeat": "server 3's reads the logs of this machine"}
+
+
+def choose(
+    services: Mapping[str, Service], without: Collection[str], elsewhere: Mapping[str, str] | None = None
+) -> Choice:
     """Leave out the services named in `without`, what can't start without them, and jobs that only they need.
+
+    `elsewhere` are further services with the reason of each.
 
     >>> model = {"db": {}, "app": {"depends_on": {"db": {"required": True}}}, "page": {}}
     >>> choose(model, ["db"])
     Choice(started=('page',), left_out={'db': 'asked for', 'app': 'needs db'})
     """
-    left_out = {name: "asked for" for name in services if name in without}
+    left_out = {name: why for name, why in (elsewhere or {}).items() if name in services}
+    left_out |= {name: "asked for" for name in services if name in without}
     changed = True
     while changed:
         changed = False

@@ -6,7 +6,15 @@ import pytest
 
 from server_tools import server_settings, stacks
 from server_tools.stacks import read_arguments
-from server_tools.startup import State, UnknownServiceError, check_names, choose, images, is_job
+from server_tools.startup import (
+    State,
+    UnknownServiceError,
+    check_names,
+    choose,
+    images,
+    is_job,
+    read_elsewhere,
+)
 
 MODEL = {
     "elasticsearch": {"image": "e:1", "restart": "unless-stopped"},
@@ -38,6 +46,23 @@ def test_a_job_that_only_left_out_services_need_is_left_out_too() -> None:
     assert choice.left_out["volume"] == "only grafana, other needs it"
     lone = {"volume": {"restart": "no"}, "grafana": {"restart": "unless-stopped"}}
     assert choose(lone, ["grafana"]).started == ("volume",)
+
+
+def test_the_logs_of_one_machine_are_read_once_and_of_three_on_each() -> None:
+    services = {
+        "filebeat-volumes": {"restart": "no"},
+        "filebeat": {"depends_on": {"filebeat-volumes": {"required": True}}, "restart": "unless-stopped"},
+        "redis": {"restart": "unless-stopped"},
+    }
+    one = {f"SERVER{number}_HOST": "172.17.0.1" for number in "123"}
+    three = {f"SERVER{number}_HOST": f"10.0.0.{number}" for number in "123"}
+    choice = choose(services, [], read_elsewhere("1", one))
+    assert choice.started == ("redis",)
+    assert choice.left_out["filebeat"] == "server 3's reads the logs of this machine"
+    assert choose(services, [], read_elsewhere("3", one)).left_out == {}
+    for server in "123":
+        assert choose(services, [], read_elsewhere(server, three)).left_out == {}
+    assert choose({"redis": {}}, [], read_elsewhere("2", one)).left_out == {}
 
 
 def test_nothing_is_left_out_unasked() -> None:
