@@ -127,6 +127,17 @@ def test_jenkins_gets_every_setting_and_secret_that_its_configuration_reads() ->
     assert asked - given == set()
 
 
+def test_sparks_jobs_unpack_their_libraries_where_they_may_be_loaded() -> None:
+    """A volume may hold programs, the memory behind /tmp may not; executors inherit the worker's environment."""
+    spark = policy.resolve(SETUPS / "spark" / "docker-compose.yml", policy.sample_environment())
+    worker = spark["services"]["spark-worker"]
+    (folder,) = re.findall(r"-Djava\.io\.tmpdir=(\S+)", worker["environment"]["JAVA_TOOL_OPTIONS"])
+    volumes = {mount["target"] for mount in worker["volumes"] if mount["type"] == "volume"}
+    assert folder in volumes
+    assert folder not in {entry.partition(":")[0] for entry in worker["tmpfs"]}
+    assert all("noexec" in entry for entry in worker["tmpfs"])
+
+
 def test_optional_parts_alone_have_a_profile() -> None:
     server3 = policy.resolve(SETUPS / "server3.yml", policy.sample_environment())
     profiles = {

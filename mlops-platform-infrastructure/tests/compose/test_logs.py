@@ -1,4 +1,4 @@
-"""Logs of every server go to Elasticsearch: who sends them, with which right, to where. No image runs here."""
+"""Logs of every server go to Elasticsearch: who sends them, with which right, to where. Nothing is run here."""
 
 from __future__ import annotations
 
