@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from server_tools import places, policy, secrets, server_settings
+from server_tools.controls import is_job, memory_bytes
 
 SETUPS = places.SETUPS
 COMPOSE_FILES = sorted({*SETUPS.glob("*.yml"), *SETUPS.glob("*/*.yml")} - {SETUPS / policy.WAIVERS})
@@ -128,7 +129,7 @@ def test_jenkins_gets_every_setting_and_secret_that_its_configuration_reads() ->
 
 
 def test_sparks_jobs_unpack_their_libraries_where_they_may_be_loaded() -> None:
-    """A volume may hold programs, the memory behind /tmp may not; executors inherit the worker's environment."""
+    """A volume may hold programs, the memory behind /tmp may not; executors inherit the environment."""
     spark = policy.resolve(SETUPS / "spark" / "docker-compose.yml", policy.sample_environment())
     worker = spark["services"]["spark-worker"]
     (folder,) = re.findall(r"-Djava\.io\.tmpdir=(\S+)", worker["environment"]["JAVA_TOOL_OPTIONS"])
@@ -136,6 +137,16 @@ def test_sparks_jobs_unpack_their_libraries_where_they_may_be_loaded() -> None:
     assert folder in volumes
     assert folder not in {entry.partition(":")[0] for entry in worker["tmpfs"]}
     assert all("noexec" in entry for entry in worker["tmpfs"])
+
+
+def test_the_sizing_page_sums_the_limits_that_stand() -> None:
+    sums = []
+    for number in "123":
+        services = policy.resolve(SETUPS / f"server{number}.yml", policy.sample_environment())["services"]
+        run_on = [each for each in services.values() if not is_job(each) and "profiles" not in each]
+        sums.append(f"{sum(map(memory_bytes, run_on)) / 2**30:.1f} GiB")
+    page = (places.REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
+    assert "server 1: {}, 2: {}, 3: {} ".format(*sums) in page
 
 
 def test_optional_parts_alone_have_a_profile() -> None:

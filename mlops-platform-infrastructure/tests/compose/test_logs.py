@@ -1,4 +1,4 @@
-"""Logs of every server go to Elasticsearch: who sends them, with which right, to where. Nothing is run here."""
+"""Logs of every server go to Elasticsearch: who sends them, with which right, to where; nothing is run."""
 
 from __future__ import annotations
 
