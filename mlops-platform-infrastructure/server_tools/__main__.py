@@ -25,6 +25,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "backup": ("server_tools.backup", "back up a server's data"),
     "restore": ("server_tools.backup", "restore a server's data from a backup"),
     "drill": ("server_tools.backup", "back up, destroy, restore and compare"),
+    "make-targets": (
+        "server_tools.make_targets",
+        "make targets that are named, where, and when each was run",
+    ),
     "kubernetes-secrets": ("server_tools.kubernetes_secrets", "print a cluster's Secrets, for kubectl apply"),
 }
 

@@ -2,133 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import re
+import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-# A command begins a line, a piece of code or a quoted string, or follows what can stand before a command.
-_BEFORE = r"(?:^|[`'\"(]|&&|\|\||;|\bdo |\bthen |\bstep \w+ |\bexec -- |run: )\s*(?:[A-Z_]+=\S+\s+)*"
-_COMMAND = re.compile(_BEFORE + r"\$?\(?(?:make|MAKE)\)?((?:[ \t]+[^\s`'\"|;&)#]+)+)", re.MULTILINE)
-_TARGET = re.compile(r"[a-z][a-z0-9-]*")
-
-
-# What is code in a page: fenced blocks and pieces between backticks.
-_CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
-
-
-class Call(NamedTuple):
-    """A make target that somebody is told to run, and where."""
-
-    file: str
-    line: int
-    folder: str
-    target: str
-
-
-def calls(file: str, text: str) -> Iterator[Call]:
-    """Find the calls of make in a file."""
-    if file.endswith(".md"):
-        text = code_of(text)
-    for match in _COMMAND.finditer(text):
-        words = match[1].split()
-        folder = ""
-        targets = []
-        while words:
-            word = words.pop(0)
-            if word in {"-C", "--directory"} and words:
-                folder = words.pop(0)
-            elif word.startswith("-") or "=" in word:
-                continue
-            elif _TARGET.fullmatch(word.rstrip(".,:")):
-                targets.append(word.rstrip(".,:"))
-            else:
-                break
-        line = text.count("\n", 0, match.start(1)) + 1
-        for target in targets:
-            yield Call(file, line, folder, target)
-
-
-def code_of(page: str) -> str:
-    """Return a page with all but its code blanked, so that lines keep their numbers."""
-    kept, last = [], 0
-    for match in _CODE.finditer(page):
-        kept += [re.sub(r"[^\n]", " ", page[last : match.start()]), match[0]]
-        last = match.end()
-    return "".join(kept)
-
-
-@functools.cache
-def targets_of(folder: Path) -> frozenset[str]:
-    """Return the targets of a folder's Makefile, included files and patterns as make itself reads them."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-    }
-    printed = subprocess.run(
-        [
-            "make",
-            "-C",
-            str(folder),
-            "-qp",
-            "--no-print-directory",
-            f"LOCAL_DIR={REPOSITORY / '.local'}",
-            "help",
-        ],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    ).stdout
-    _, _, files = printed.partition("\n# Files\n")
-    found = re.findall(r"(?<!# Not a target:\n)^([a-z][a-z0-9-]*):(?!=)", files, re.MULTILINE)
-    return frozenset(found)
-
-
-def own_folder(file: str) -> Path:
-    """Return the folder whose Makefile a file means: its root's, else the repository's."""
-    first = file.split("/", 1)[0]
-    return REPOSITORY / first if (REPOSITORY / first / "Makefile").exists() and "/" in file else REPOSITORY
-
-
-def candidates(call: Call) -> list[Path]:
-    """Return the folders in which the target may stand."""
-    if call.folder:
-        here = own_folder(call.file)
-        return [folder for folder in (REPOSITORY / call.folder, here / call.folder) if folder.exists()]
-    if call.file.startswith(".github/") or "/jenkins_config/" in call.file or call.file.startswith(".ci/"):
-        return [REPOSITORY]
-    # Pages of a root tell people in the root, or at the top of the repository, what to type.
-    return [own_folder(call.file), REPOSITORY]
-
-
-def missing(call: Call) -> bool:
-    """Whether no Makefile that the call may mean has the target."""
-    return not any(call.target in targets_of(folder.resolve()) for folder in candidates(call))
-
-
-def files_that_name_targets() -> list[str]:
-    """Return pipelines, workflows, CI and pages that git tracks or would track."""
-    patterns = ["*.md", ".github/workflows/*", ".ci/run", "*/Jenkinsfile_*", "*.sh"]
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return sorted({name for name in listed.stdout.split("\0") if name and (REPOSITORY / name).exists()})
-
-
-def every_call() -> list[Call]:
-    return [
-        call for name in files_that_name_targets() for call in calls(name, (REPOSITORY / name).read_text())
-    ]
+from server_tools import make_targets
+from server_tools.make_targets import REPOSITORY, calls, every_call, missing, targets_of
 
 
 def test_every_target_that_is_named_exists():
@@ -180,3 +61,43 @@ def test_prose_names_no_target(text):
 def test_targets_come_from_included_files_too():
     assert {"smoke-test", "rollback", "setup"} <= targets_of(REPOSITORY / "mlops-platform-infrastructure")
     assert "no-such-target" not in targets_of(REPOSITORY / "mlops-platform-infrastructure")
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose page names three targets; `all` calls a make below it."""
+    (tmp_path / "Makefile").write_text("all:\n\t@$(MAKE) -s -C part work\nbroken:\n\t@false\n")
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/Makefile").write_text("work:\n\t@true\n")
+    (tmp_path / "part/README.md").write_text("`make work`, then `make broken`\n")
+    (tmp_path / "README.md").write_text("`make all`\n")
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    monkeypatch.setattr(make_targets, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(make_targets, "RECORD", tmp_path / "record.json")
+    return tmp_path
+
+
+def test_a_run_is_recorded_with_the_makes_below_it(small: Path, capsys: pytest.CaptureFixture[str]):
+    assert make_targets.main(["make-targets", "--check"]) == 1
+    assert "3 targets named, 0 recorded as run, 3 not" in capsys.readouterr().out
+    assert make_targets.main(["make-targets", "--run", "--", "make", "-s", "all"]) == 0
+    assert set(make_targets.run_well(make_targets.read_record())) == {(".", "all"), ("part", "work")}
+    assert make_targets.main(["make-targets", "--not-run"]) == 0
+    said = capsys.readouterr().out
+    assert "make -C . broken  [not run]  part/README.md:1" in said
+    assert "make -C part work" not in said
+
+
+def test_what_failed_or_was_only_looked_at_was_not_run(small: Path):
+    assert make_targets.main(["make-targets", "--run", "--", "make", "-s", "broken"]) == 2
+    assert make_targets.main(["make-targets", "--run", "--", "make", "-n", "all"]) == 0
+    assert make_targets.run_well(make_targets.read_record()) == {}
+
+
+def test_a_record_keeps_what_others_wrote(small: Path):
+    theirs = {"only_dry_run": ["make x"], "results": [{"command": "make all", "exit": 0, "at": "2026"}]}
+    make_targets.RECORD.write_text(json.dumps(theirs))
+    make_targets.main(["make-targets", "--run", "--", "make", "-s", "broken"])
+    document = make_targets.read_record()
+    assert document["only_dry_run"] == ["make x"]
+    assert make_targets.run_well(document) == {(".", "all"): "2026"}
