@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 
-from server_tools import server_settings, stacks
+from server_tools import server_settings, stacks, startup
 from server_tools.stacks import read_arguments
 from server_tools.startup import (
     State,
@@ -133,3 +135,7 @@ def test_a_missing_engine_is_named_before_any_image(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(stacks.UpError, match=r"no Docker Engine answers|Docker is not installed"):
         stacks.require_engine()
+
+
+def test_the_examples_hold() -> None:
+    assert doctest.testmod(startup).failed == 0

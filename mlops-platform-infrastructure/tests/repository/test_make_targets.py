@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import subprocess
 from pathlib import Path
@@ -101,3 +102,7 @@ def test_a_record_keeps_what_others_wrote(small: Path):
     document = make_targets.read_record()
     assert document["only_dry_run"] == ["make x"]
     assert make_targets.run_well(document) == {(".", "all"): "2026"}
+
+
+def test_the_examples_hold():
+    assert doctest.testmod(make_targets).failed == 0
