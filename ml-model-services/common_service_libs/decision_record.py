@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -73,11 +74,21 @@ def _sent(request: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in request.items() if name not in defaulted and name != DEFAULTED}
 
 
-@functools.lru_cache(maxsize=4096)  # most event times are one of a few midnights
 def rfc3339(seconds: float) -> str:
     """Return a time in seconds since the epoch as RFC 3339 in UTC, to the microsecond.
 
     >>> rfc3339(1728000000.25)
     '2024-10-04T00:00:00.250000Z'
     """
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    fraction, whole = math.modf(seconds)
+    microseconds = round(fraction * 1e6)  # half to even, as `datetime.fromtimestamp` does
+    if microseconds >= 1_000_000:
+        microseconds, whole = microseconds - 1_000_000, whole + 1
+    elif microseconds < 0:
+        microseconds, whole = microseconds + 1_000_000, whole - 1
+    return f"{_second(int(whole))}.{microseconds:06d}Z"
+
+
+@functools.lru_cache(maxsize=4096)  # now, and most event times are one of a few midnights
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

@@ -100,6 +100,7 @@ class Outcome:
     verdict: Verdict
     degraded: bool
     rung: Rung
+    features: dict[str, Any]
     policy_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -155,6 +156,7 @@ def judge(
     """
     policy = model.engine.policy
     vector = model.vectors.build(online, case.request_values)
+    features = dict(zip(model.bundle.feature_names, vector.values, strict=True))
     request: dict[str, Any] = {**case.entity_ids, **case.request_values}
     if online.unavailable and policy.without_features != "score_defaults":
         if policy.without_features == "refuse":
@@ -164,7 +166,7 @@ def judge(
         verdict = model.engine.decide_without_score(
             request=request, status=online.status, policy_inputs=policy_inputs
         )
-        return Outcome(vector, None, verdict, True, Rung.RULES_ONLY, policy_inputs)
+        return Outcome(vector, None, verdict, True, Rung.RULES_ONLY, features, policy_inputs)
     if vector.failed:
         raise FeaturesMissing(vector.failed)
     degraded = online.source is not Source.ONLINE or any(
@@ -176,7 +178,7 @@ def judge(
         trace.stage("score")
     verdict = model.engine.decide(
         score=score,
-        features=dict(zip(model.bundle.feature_names, vector.values, strict=True)),
+        features=features,
         request=request,
         status=online.status,
         degraded=degraded,
@@ -185,7 +187,7 @@ def judge(
     if trace is not None:
         trace.stage("policy")
     rung = Rung.DEFAULTS if online.unavailable else Rung(online.source)
-    return Outcome(vector, score, verdict, degraded, rung, policy_inputs)
+    return Outcome(vector, score, verdict, degraded, rung, features, policy_inputs)
 
 
 Judged = tuple[OnlineFeatures, Outcome]
@@ -350,7 +352,7 @@ class DecisionService:
             requested_at=rfc3339(case.requested_at),
             entity_ids=dict(case.entity_ids),
             request=dict(case.request),
-            features=dict(zip(model.bundle.feature_names, outcome.vector.values, strict=True)),
+            features=outcome.features,
             feature_status={
                 view: {
                     "status": status.value,
@@ -376,14 +378,14 @@ class DecisionService:
 
     def _count(self, model: ServedModel, online: OnlineFeatures, outcome: Outcome) -> None:
         metrics = self._metrics
-        metrics.decisions.at(
+        metrics.decisions.count(
             outcome.verdict.decision, str(model.version), str(model.engine.policy.version)
-        ).inc()
-        metrics.rungs.at(outcome.rung).inc()
+        )
+        metrics.rungs.count(outcome.rung)
         if outcome.score is not None:
             metrics.scores.observe(outcome.score)
         for view, status in online.status.items():
-            metrics.feature_status.at(view, status).inc()
+            metrics.feature_status.count(view, status)
         if online.complete is None or outcome.vector.fallbacks:
             for feature, status in zip(model.bundle.feature_names, outcome.vector.status, strict=True):
                 if status is not FeatureStatus.PRESENT:
@@ -391,7 +393,7 @@ class DecisionService:
         for feature in outcome.vector.fallbacks:
             metrics.fallbacks.at(feature).inc()
         for rule in outcome.verdict.rules_fired:
-            metrics.rule_hits.at(rule).inc()
+            metrics.rule_hits.count(rule)
 
     async def find(self, request_id: str) -> DecisionRecord:
         """Return a recorded decision; raises DecisionNotFound or DecisionStoreUnavailable."""

@@ -9,10 +9,11 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
+
+from common_service_libs.loop_metrics import LoopCounter, LoopHistogram
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 SCORES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -21,7 +22,7 @@ SCORES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1
 class Labelled:
     """A metric with labels whose children are kept: finding one costs one look-up on the hot path."""
 
-    def __init__(self, metric: Counter | Histogram) -> None:
+    def __init__(self, metric: Counter) -> None:
         self._metric = metric
         self._children: dict[tuple[str, ...], Any] = {}
 
@@ -44,21 +45,23 @@ class ServiceMetrics:
         def counter(name: str, text: str, *labels: str) -> Labelled:
             return Labelled(Counter(name, text, labels, registry=registry))
 
-        self.requests = counter("http_requests_total", "Requests.", "method", "route", "status")
-        self.seconds = Labelled(
-            Histogram(
-                "http_request_duration_seconds",
-                "Time to the last byte.",
-                ("route",),
-                buckets=SECONDS,
-                registry=registry,
-            )
+        def loop_counter(name: str, text: str, *labels: str) -> LoopCounter:
+            return LoopCounter(name, text, *labels, registry=registry)
+
+        def loop_histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> LoopHistogram:
+            return LoopHistogram(name, text, *labels, buckets=buckets, registry=registry)
+
+        self.requests = loop_counter("http_requests_total", "Requests.", "method", "route", "status")
+        self.seconds = loop_histogram(
+            "http_request_duration_seconds", "Time to the last byte.", "route", buckets=SECONDS
         )
-        self.decisions = counter(
+        self.decisions = loop_counter(
             "decisions_total", "Decisions given.", "decision", "model_version", "policy_version"
         )
-        self.scores = Histogram("decision_score", "Scores given.", buckets=SCORES, registry=registry)
-        self.rungs = counter("decision_rung_total", "Decisions by rung of the degradation ladder.", "rung")
+        self.scores = loop_histogram("decision_score", "Scores given.", buckets=SCORES)
+        self.rungs = loop_counter(
+            "decision_rung_total", "Decisions by rung of the degradation ladder.", "rung"
+        )
         self.repeats = Counter(
             "decision_repeats_total", "Requests answered from the record.", registry=registry
         )
@@ -82,12 +85,14 @@ class ServiceMetrics:
             ("dependency",),
             registry=registry,
         )
-        self.feature_status = counter("feature_status_total", "Views by what was found.", "view", "status")
+        self.feature_status = loop_counter(
+            "feature_status_total", "Views by what was found.", "view", "status"
+        )
         self.fallbacks = counter("feature_fallbacks_total", "Features that took their fallback.", "feature")
         self.value_status = counter(
             "feature_value_status_total", "Values of vectors that were not present.", "feature", "status"
         )
-        self.rule_hits = counter("rule_hits_total", "Rules that fired.", "rule")
+        self.rule_hits = loop_counter("rule_hits_total", "Rules that fired.", "rule")
         self.rule_errors = counter("rule_errors_total", "Rules that failed on values.", "rule")
         self.policy = Gauge(
             "policy_info", "The policy in service.", ("name", "version", "sha256"), registry=registry

@@ -119,8 +119,8 @@ def observe(
 ) -> None:
     """Count a request by its route template and write its line, with the fields of `log`."""
     method = method if method in _METHODS else "other"
-    metrics.requests.at(method, route, str(status)).inc()
-    metrics.seconds.at(route).observe(seconds)
+    metrics.requests.count(method, route, str(status))
+    metrics.seconds.observe(seconds, route)
     level = logging.DEBUG if route in _QUIET else logging.INFO
     if logger.isEnabledFor(level):
         extra: dict[str, Any] = {

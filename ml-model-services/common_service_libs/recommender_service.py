@@ -256,12 +256,12 @@ class RecommenderService(DecisionService):
 
     def _count_list(self, model: ServedRecommender, history: History, record: DecisionRecord) -> None:
         metrics = self._metrics
-        metrics.decisions.at(record.decision, str(model.version), str(record.policy_version)).inc()
-        metrics.rungs.at(record.rung).inc()
+        metrics.decisions.count(record.decision, str(model.version), str(record.policy_version))
+        metrics.rungs.count(record.rung)
         for view, status in history.status.items():
-            metrics.feature_status.at(view, status).inc()
+            metrics.feature_status.count(view, status)
         for rule in record.rules_fired:
-            metrics.rule_hits.at(rule).inc()
+            metrics.rule_hits.count(rule)
 
     def _explain(self, record: DecisionRecord, recorded_score: float) -> dict[str, Any]:
         model = self._recommender_of(record)

@@ -69,6 +69,7 @@ class _Connection(asyncio.Protocol):
         self._alarm_at = math.inf
         self._number = int.from_bytes(os.urandom(7), "little")  # no number of an earlier connection
         self._login: asyncio.Future[Any] | None = None
+        self._gathered: list[bytes] = []
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -80,11 +81,24 @@ class _Connection(asyncio.Protocol):
         self._number = number = self._number + 1
         nonce = _NONCE.pack(number)
         call = _Call(self._loop.create_future(), nonce, expected + 1, deadline, until)
+        alone = not self._calls
         self._calls.append(call)
         if until < self._alarm_at:
             self._set_alarm(until)
-        self._transport.write(in_transaction(payload, nonce))
+        commands = in_transaction(payload, nonce)
+        if alone:
+            self._transport.write(commands)
+        else:
+            if not self._gathered:
+                self._loop.call_soon(self._write_gathered)
+            self._gathered.append(commands)
         return call.future
+
+    def _write_gathered(self) -> None:
+        """Write the commands of all calls of this turn of the loop at once: each write takes its time."""
+        gathered, self._gathered = self._gathered, []
+        if gathered and self._transport is not None:
+            self._transport.write(b"".join(gathered))
 
     def log_in(self, password: str) -> asyncio.Future[Any]:
         """Send the password before any call; return the future of the reply."""
@@ -154,6 +168,7 @@ class _Connection(asyncio.Protocol):
     def fail(self, reason: str) -> None:
         """Fail every call that waits and end the connection."""
         calls, self._calls = self._calls, deque()
+        self._gathered.clear()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm, self._alarm_at = None, math.inf

@@ -183,10 +183,11 @@ class _Written(asyncio.Transport):
                 replies.append(b"+OK\r\n")
             elif command[0] == b"EXEC":
                 replies.append(b"*%d\r\n" % len(queued) + b"".join(queued))
+                self.replies.append(replies)
+                queued, replies = [], []
             else:
                 queued.append(_bulk(command[1]) if command[0] == b"PING" else b"*1\r\n" + _bulk(command[1]))
                 replies.append(b"+QUEUED\r\n")
-        self.replies.append(replies)
 
     def abort(self) -> None:
         self.aborted = True
@@ -205,6 +206,9 @@ def test_whatever_becomes_of_the_replies_nobody_gets_anothers(data: st.DataObjec
             connection.call(b"".join(encode_command(b"HMGET", key, b"f") for key in of), len(of), 60)
             for of in keys
         ]
+        assert len(transport.replies) == 1, "what is asked beside it is written at the end of the turn"
+        await asyncio.sleep(0)
+        assert len(transport.replies) == len(keys)
         units = transport.replies
         if data.draw(st.booleans(), "reply by reply"):
             units = [[reply] for replies in transport.replies for reply in replies]
@@ -232,3 +236,20 @@ def test_whatever_becomes_of_the_replies_nobody_gets_anothers(data: st.DataObjec
         connection.fail("end of the test")
 
     asyncio.run(exchange())
+
+
+async def test_what_is_asked_in_one_turn_is_written_at_once_and_a_lone_call_without_delay() -> None:
+    connection, transport = _Connection(), _Written()
+    written: list[bytes] = []
+    transport.write = written.append  # type: ignore[method-assign, assignment]
+    connection.connection_made(transport)
+    ping = encode_command(b"PING")
+    futures = [connection.call(ping, 1, 60) for _ in range(5)]
+    assert len(written) == 1
+    await asyncio.sleep(0)
+    assert [one.count(b"MULTI") for one in written] == [1, 4]
+    connection.call(ping, 1, 60)
+    connection.fail("the end")
+    await asyncio.sleep(0)
+    assert len(written) == 2, "nothing is written to a connection that has ended"
+    assert all(isinstance(future.exception(), OnlineStoreError) for future in futures)

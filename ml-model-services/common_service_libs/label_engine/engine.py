@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import cel
 
 from common_service_libs.errors import PolicyError
 from common_service_libs.feature_contract import NUMERIC_TYPES, FeatureContract
-from common_service_libs.label_engine.expressions import CEL_ERRORS, all_of, variable
+from common_service_libs.label_engine.expressions import BARE_FIELDS, CEL_ERRORS, all_of, variable
+from common_service_libs.label_engine.plain_rules import plain_rules
 from common_service_libs.label_engine.policy import CHEAPEST, Policy, Rule
 from common_service_libs.label_engine.types import Type, said
 
@@ -85,6 +86,10 @@ class LabelEngine:
         self._severity = {decision: level for level, decision in enumerate(policy.decisions)}
         self._rules = policy.rules
         self._together = all_of([rule.when for rule in policy.rules]) if policy.rules else None
+        self._plain = plain_rules(
+            [rule.when for rule in policy.rules], dict(BARE_FIELDS) | policy.inputs.types(), thresholds
+        )
+        self._nothing_fired = Verdict(policy.default.decision, (policy.default.reason_code,), ())
         self._rules_without_model = tuple(rule for rule in policy.rules if not rule.needs_model)
         read = {field for rule in policy.rules for field in rule.when.fields}
         self._costs = policy.costs if (CHEAPEST, "") in read else None
@@ -115,18 +120,19 @@ class LabelEngine:
         `policy_inputs` is what the rules read beside features and request: `lists` by name, true or false,
         and `velocity` by name, null where it is not known.
         """
-        self._update(score, features, request, status, degraded, policy_inputs)
         default = self.policy.default
+        if self._plain is not None:
+            fires = self._plain(score, degraded, features, request, status, policy_inputs)
+            if fires is not None:
+                return self._verdict_of(fires)
+        self._update(score, features, request, status, degraded, policy_inputs)
         if self._together is not None and None not in self._variables.values():
             try:
                 fires = self._together.execute(self._context)
             except CEL_ERRORS:
                 pass  # which rule it is shows one by one
             else:
-                if True not in fires:
-                    return Verdict(default.decision, (default.reason_code,), ())
-                fired = [rule for rule, fire in zip(self._rules, fires, strict=True) if fire]
-                return self._conclude(fired, default.decision, default.reason_code)
+                return self._verdict_of(fires)
         return self._verdict(self._rules, default.decision, default.reason_code)
 
     def decide_without_score(
@@ -189,6 +195,12 @@ class LabelEngine:
         else:
             self._context.update(variables)
         self._variables = variables
+
+    def _verdict_of(self, fires: Sequence[bool]) -> Verdict:
+        if True not in fires:
+            return self._nothing_fired
+        fired = [rule for rule, fire in zip(self._rules, fires, strict=True) if fire]
+        return self._conclude(fired, self.policy.default.decision, self.policy.default.reason_code)
 
     def _verdict(self, rules: tuple[Rule, ...], decision: str, reason_code: str) -> Verdict:
         return self._conclude([rule for rule in rules if self._fires(rule)], decision, reason_code)

@@ -9,7 +9,7 @@
     unary      := { "!" } primary | { "-" } primary
     primary    := literal | field | "(" expression ")" | "[" [ expression { "," expression } ] "]"
 
-What is evaluated is CEL's own compilation of the same text.
+What is evaluated is CEL's own compilation of the same text, or what gives the same (`plain_rules.py`).
 """
 
 from __future__ import annotations
