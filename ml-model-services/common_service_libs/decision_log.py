@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections import Counter, OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,10 +34,13 @@ logger = logging.getLogger(__name__)
 
 BATCH_RECORDS = 500
 STORE_GATHER_SECONDS = 0.05
-TOPIC_GATHER_SECONDS = 0.2  # a broker writes each batch for itself, and who reads the topic looks in seconds
+TOPIC_GATHER_SECONDS = 0.5  # a broker writes each batch for itself, and who reads the topic looks in seconds
 HELD_RECORDS = 2000  # of each queue are sent from memory; what waits behind them is read from the spool
 DRAIN_POLL_SECONDS = 0.02
 SYNC_SECONDS = 0.02
+FAST_SYNC_SECONDS = 0.0005
+SLOW_SYNCS = 3  # one behind the other are no chance
+TRY_DISK_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 RECENT_RECORDS = 5000
@@ -105,6 +109,15 @@ class _Queue:
         self.appended.set()
 
 
+def _tell(written: asyncio.Future[None], error: SpoolUnavailable | None = None) -> None:
+    if written.done():  # its client gave up
+        return
+    if error is None:
+        written.set_result(None)
+    else:
+        written.set_exception(error)
+
+
 class DecisionLog:
     """Appends to the spool, drains it into the sinks, and finds a record wherever it is by now."""
 
@@ -141,8 +154,10 @@ class DecisionLog:
         self.neighbours = False
         """Whether other workers of the service spool records that this one cannot see yet."""
         self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._gathered: list[tuple[tuple[str, bytes], asyncio.Future[None]]] = []
         self._unsynced = asyncio.Event()
         self._synced: asyncio.Future[None] | None = None
+        self._slow_syncs, self._disk_tried = 0, 0.0
         self._tasks: list[asyncio.Task[None]] = []
         self._syncing = ThreadPoolExecutor(1, "spool-sync")
 
@@ -201,24 +216,54 @@ class DecisionLog:
             await queue.sink.close()
         await self._lookup.close()
 
-    async def append(self, record: DecisionRecord) -> None:
+    async def append(self, record: DecisionRecord, *, alone: bool = False) -> None:
         """Make the record durable; raises SpoolUnavailable, and then no reply may be given.
 
-        If the disk failed only after the record was written, it may still be recorded: a repeat finds it.
+        The records of one turn of the loop are written at once; one that is known to be `alone` now. If the
+        disk failed only after the record was written, it may still be recorded: a repeat finds it.
         """
         content = encode(record)
+        if alone and not self._gathered:
+            self._write((record.request_id, content))
+        else:
+            loop = asyncio.get_running_loop()
+            if not self._gathered:
+                loop.call_soon(self._write_gathered)
+            written = loop.create_future()
+            self._gathered.append(((record.request_id, content), written))
+            await written
+        if self._always:
+            await self._next_sync()
+
+    def _write_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        with suppress(SpoolUnavailable):  # there may be room for some of them
+            self._write(*[entry for entry, _ in gathered])
+            for _, written in gathered:
+                _tell(written)
+            return
+        for entry, written in gathered:
+            try:
+                self._write(entry)
+            except SpoolUnavailable as error:
+                _tell(written, error)
+            else:
+                _tell(written)
+
+    def _write(self, *entries: tuple[str, bytes]) -> None:
+        contents = [content for _, content in entries]
         try:
-            position = self._spool.append(content)
+            positions = self._spool.append(*contents)
         except SpoolUnavailable:
             # The disk may be full of what every sink has by now.
             self._tight = True
             if not self._release_done():
                 raise
-            position = self._spool.append(content)
-        self._remember(record.request_id, position, content)
-        self._unsynced.set()
-        if self._always:
-            await self._next_sync()
+            positions = self._spool.append(*contents)
+        for (request_id, content), position in zip(entries, positions, strict=True):
+            self._remember(request_id, position, content)
+        if not self._always:
+            self._unsynced.set()
 
     async def find(self, request_id: str) -> DecisionRecord | None:
         """Return the record of that id, if any; raises DecisionStoreUnavailable if nobody can tell."""
@@ -360,10 +405,10 @@ class DecisionLog:
         """Wait for a sync that begins after this call: requests that arrive during one share the next."""
         if self._synced is None:
             self._synced = asyncio.get_running_loop().create_future()
+            self._unsynced.set()
         await asyncio.shield(self._synced)
 
     async def _sync(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._unsynced.wait()
             if not self._always:
@@ -371,7 +416,7 @@ class DecisionLog:
             self._unsynced.clear()
             waiters, self._synced = self._synced, None
             try:
-                await loop.run_in_executor(self._syncing, self._spool.syncer())
+                await self._to_disk()
             except OSError as error:
                 logger.error("the spool cannot be synced", extra={"reason": error.strerror})
                 if waiters is not None:
@@ -379,3 +424,19 @@ class DecisionLog:
                 continue
             if waiters is not None:
                 waiters.set_result(None)
+
+    async def _to_disk(self) -> None:
+        """Sync what was appended so far: here while the disk is fast, otherwise in a thread.
+
+        Handing work to a thread and back takes longer than a fast disk does, above all while the interpreter
+        is busy. Whether a slow disk has become fast again is tried now and then.
+        """
+        loop, sync = asyncio.get_running_loop(), self._spool.syncer()
+        began = time.perf_counter()
+        if self._slow_syncs >= SLOW_SYNCS and began < self._disk_tried + TRY_DISK_SECONDS:
+            await loop.run_in_executor(self._syncing, sync)
+            return
+        sync()
+        self._disk_tried = time.perf_counter()
+        slow = self._disk_tried - began > FAST_SYNC_SECONDS
+        self._slow_syncs = self._slow_syncs + 1 if slow else 0

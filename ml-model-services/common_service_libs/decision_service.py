@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -232,6 +233,7 @@ class DecisionService:
         self._model: ServedModel | None = None
         self.rollout: Rolling | None = None
         self._running: dict[str, asyncio.Future[DecisionRecord]] = {}
+        self._deciding = 0
         self._replays = ThreadPoolExecutor(1, "replay")  # one: a scorer reuses its row
         self._replayed: Bundle | None = None
         self._reason_codes: Mapping[str, ReasonCode] | None = None
@@ -295,6 +297,13 @@ class DecisionService:
         return model
 
     async def _decide(self, case: Case, request_id: str, started: float) -> DecisionRecord:
+        self._deciding += 1
+        try:
+            return await self._decide_now(case, request_id, started)
+        finally:
+            self._deciding -= 1
+
+    async def _decide_now(self, case: Case, request_id: str, started: float) -> DecisionRecord:
         model = self._in_service(self._model)
         trace = current_trace()
         if trace is not None:
@@ -308,7 +317,7 @@ class DecisionService:
             )
         latency_ms = (time.perf_counter() - started) * 1000
         record = self._record(case, request_id, model, variant, online, outcome, latency_ms)
-        await self._log.append(record)
+        await self._log.append(record, alone=self._deciding == 1)
         if trace is not None:
             trace.decided(record)
         self._count(model, online, outcome)
@@ -354,11 +363,7 @@ class DecisionService:
             request=dict(case.request),
             features=outcome.features,
             feature_status={
-                view: {
-                    "status": status.value,
-                    "event_timestamp": rfc3339(at) if (at := times[view]) is not None else None,
-                }
-                for view, status in online.status.items()
+                view: _view_status(status, times[view]) for view, status in online.status.items()
             },
             model_name=model.bundle.manifest.model_name,
             model_version=model.version,
@@ -469,6 +474,12 @@ class DecisionService:
             self._replayed = None
             raise BundleUnavailable(f"the bundle of this decision cannot be used: {error}") from None
         return self._replayed
+
+
+@functools.lru_cache(maxsize=4096)  # most event times are one of a few midnights
+def _view_status(status: FeatureStatus, event_time: float | None) -> dict[str, str | None]:
+    """Return what is recorded of a view; nobody changes it."""
+    return {"status": status.value, "event_timestamp": None if event_time is None else rfc3339(event_time)}
 
 
 def model_of(record: DecisionRecord) -> dict[str, Any]:

@@ -95,13 +95,36 @@ class DirectWay:
 class DirectCycle:
     """Stands where uvicorn's cycle of request and response does while a request goes the direct way."""
 
-    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
+    __slots__ = ("answered", "disconnected", "keep_alive", "message_event", "response_complete")
 
     def __init__(self) -> None:
+        self.answered = False  # the reply may still wait in the outbox
         self.message_event = _NOBODY_WAITS
         self.keep_alive = True
         self.disconnected = False
         self.response_complete = False
+
+
+class Outbox:
+    """Replies of one turn of the loop, sent one behind the other at its end.
+
+    Each that is sent alone wakes its client, and by the next one the client may sleep again: on a machine
+    that does both, that takes more time than the sending.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+
+    def put(self, loop: asyncio.AbstractEventLoop, send: Callable[[], None]) -> None:
+        """Send at the end of this turn."""
+        if not self._waiting:
+            loop.call_soon(self._send)
+        self._waiting.append(send)
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for send in waiting:
+            send()
 
 
 class _NobodyWaits:

@@ -79,6 +79,9 @@ class VectorBuilder:
         self._computed = tuple(feature.name for feature in contract.on_demand_features)
         self._names = contract.feature_names
         self._all_present = (_PRESENT,) * len(contract.features)
+        self._vector: Callable[[dict[str, Any]], tuple[Any, ...]] = (
+            itemgetter(*self._names) if len(self._names) > 1 else lambda known: (known[self._names[0]],)
+        )
         self._nulls = dict.fromkeys(self._plan.inputs, math.nan)
         # Features that depend on the same views share a status, which is worked out once a vector.
         views = [
@@ -100,7 +103,8 @@ class VectorBuilder:
             return self._with_fallbacks(online, request)
         if self._select is not None:
             return FeatureVector(self._select(online.complete), self._all_present, (), ())
-        known: dict[str, Any] = {**online.values, **request}
+        known: dict[str, Any] = dict(zip(online.names, online.complete, strict=True))
+        known.update(request)
         try:
             computed = self._compute(known)
         except KeyError:  # a value of the request is not there
@@ -109,7 +113,7 @@ class VectorBuilder:
         if total != total:
             return self._with_fallbacks(online, request)
         known.update(zip(self._computed, computed, strict=True))
-        return FeatureVector(tuple([known[name] for name in self._names]), self._all_present, (), ())
+        return FeatureVector(self._vector(known), self._all_present, (), ())
 
     def _with_fallbacks(self, online: OnlineFeatures, request: Mapping[str, float]) -> FeatureVector:
         known: dict[str, Any] = {**self._nulls, **online.values, **request}

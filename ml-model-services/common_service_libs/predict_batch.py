@@ -169,11 +169,11 @@ class GatheredLog:
         """Whether the next record would be refused."""
         return self._log.full
 
-    async def append(self, record: DecisionRecord) -> None:
+    async def append(self, record: DecisionRecord, *, alone: bool = False) -> None:
         """Make the record durable, with those of the other cases."""
         self.appending.add(record.request_id)
         await self._together.meet()
-        await self._log.append(record)
+        await self._log.append(record, alone=alone)
 
 
 class _Batch:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound=BaseApiConfig)
 
 YOUNG_OBJECTS = 20_000  # a decision leaves few cycles behind: looking for them less often costs nothing
+SWITCH_SECONDS = 0.001  # how long a thread that sends records on may keep the interpreter from a decision
 
 
 def run(create_app: Callable[[C], ServiceApp], config: type[C]) -> None:
@@ -73,6 +74,7 @@ def _serve(create_app: Callable[[C], ServiceApp], settings: C, shared: Path | No
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     # uvicorn raises the signal again once everything is closed; an end that was asked for is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     access_log = AccessLog(settings.service_name, sys.stdout.buffer)

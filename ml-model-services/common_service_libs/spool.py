@@ -1,9 +1,9 @@
 """A write-ahead spool: append-only segment files that outlive a crash of the process.
 
-A frame is length, CRC-32 and payload, written by one `write`. Reading a segment ends at the first frame that
-is cut off or altered: what follows was never acknowledged. A folder belongs to one process at a time, by a
-lock that the kernel releases when the process ends; what an ended process left in a neighbouring folder is
-adopted.
+A frame is length, CRC-32 and payload; frames that come together are written by one `write`. Reading a
+segment ends at the first frame that is cut off or altered: what follows was never acknowledged. A folder
+belongs to one process at a time, by a lock that the kernel releases when the process ends; what an ended
+process left in a neighbouring folder is adopted.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Spool:
         """The segment that is appended to."""
         return self._active
 
-    def append(self, payload: bytes) -> Position:
-        """Write one payload; raises SpoolUnavailable, with nothing written, if spool or disk are full."""
+    def append(self, *payloads: bytes) -> list[Position]:
+        """Write payloads at once; raises SpoolUnavailable, with none written, if spool or disk are full."""
         if self.full:
             raise SpoolUnavailable("the spool of decisions is full")
         try:
@@ -80,20 +80,25 @@ class Spool:
                 self._begin_segment()
         except OSError as error:
             raise SpoolUnavailable(f"the spool of decisions cannot be written: {error.strerror}") from None
-        frame = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         start, descriptor = self._sizes[self._active], self._files[self._active]
+        parts: list[bytes] = []
+        positions, at = [], start
+        for payload in payloads:
+            parts += _HEADER.pack(len(payload), zlib.crc32(payload)), payload
+            positions.append(Position(self._active, at + _HEADER.size, len(payload)))
+            at += _HEADER.size + len(payload)
         try:
-            written = os.write(descriptor, frame)
+            written = os.write(descriptor, b"".join(parts))
         except OSError as error:
             raise SpoolUnavailable(f"the spool of decisions cannot be written: {error.strerror}") from None
-        if written != len(frame):
+        if start + written != at:
             self._take_back(descriptor, start)
             raise SpoolUnavailable("the spool of decisions cannot be written: the disk is full")
-        self._sizes[self._active] = start + written
-        return Position(self._active, start + _HEADER.size, len(payload))
+        self._sizes[self._active] = at
+        return positions
 
     def _take_back(self, descriptor: int, start: int) -> None:
-        """Remove a frame that was cut off; if even that fails, nothing is appended behind it any more."""
+        """Remove frames that were cut off; if even that fails, nothing is appended behind it any more."""
         try:
             os.ftruncate(descriptor, start)
         except OSError as error:

@@ -3,7 +3,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
+import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -15,7 +18,7 @@ from common_service_libs.decision_log import DecisionLog
 from common_service_libs.decision_record import DecisionRecord, asks_the_same, decode, encode
 from common_service_libs.errors import DecisionStoreUnavailable, SpoolUnavailable
 from common_service_libs.metrics import ServiceMetrics
-from common_service_libs.spool import Spool
+from common_service_libs.spool import Position, Spool
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +207,80 @@ async def test_with_sync_always_a_reply_waits_for_the_disk_and_a_broken_disk_is_
     assert synced
     monkeypatch.undo()
     await log.append(record("2"))
+    await log.close(1)
+
+
+async def test_records_of_one_turn_are_written_at_once_and_those_that_fit_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = log_on(tmp_path, store := FakeStore())
+    await log.open()
+    spool, appended = log._spool, []
+
+    def append(*payloads: bytes) -> list[Position]:
+        appended.append(len(payloads))
+        if any(b'"2"' in payload for payload in payloads):
+            raise SpoolUnavailable("the disk is full")
+        return Spool.append(spool, *payloads)
+
+    monkeypatch.setattr(spool, "append", append)
+    await asyncio.gather(*(log.append(record(f"first-{i}")) for i in range(5)))
+    assert appended == [5]
+    appended.clear()
+    await log.append(record("lone"), alone=True)
+    assert appended == [1]
+    outcomes = await asyncio.gather(*(log.append(record(str(i))) for i in range(5)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [type(None)] * 2 + [SpoolUnavailable] + [type(None)] * 2
+    gone = asyncio.create_task(log.append(record("gave up")))
+    stays = asyncio.create_task(log.append(record("stays")))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await stays
+    await log.close(1)
+    assert set(store.rows) == {f"first-{i}" for i in range(5)} | {
+        "lone",
+        "0",
+        "1",
+        "3",
+        "4",
+        "gave up",
+        "stays",
+    }
+
+
+async def test_a_slow_disk_is_waited_for_in_a_thread_until_it_is_fast_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = log_on(tmp_path, FakeStore(), sync="always")
+    await log.open()
+    here, now, seconds = threading.get_ident(), 0.0, 0.0
+    in_turn: list[bool] = []
+
+    def disk() -> None:
+        nonlocal now
+        in_turn.append(threading.get_ident() == here)
+        now += seconds
+
+    async def append(count: int) -> list[bool]:
+        in_turn.clear()
+        for _ in range(count):
+            await log.append(record(str(uuid.uuid4())))
+        return list(in_turn)
+
+    monkeypatch.setattr(Spool, "syncer", lambda spool: disk)
+    monkeypatch.setattr("common_service_libs.decision_log.time", SimpleNamespace(perf_counter=lambda: now))
+    assert await append(9) == [True] * 9, "nothing is handed over while the disk is fast"
+    seconds = 0.002
+    assert await append(2) == [True] * 2
+    seconds = 0.0
+    assert await append(5) == [True] * 5, "twice is no slow disk"
+    seconds = 0.002
+    assert await append(9) == [True] * 3 + [False] * 6
+    now += 2
+    assert await append(3) == [True] + [False] * 2, "it is tried now and then"
+    seconds, now = 0.0, now + 2
+    assert await append(3) == [True] * 3
+    monkeypatch.undo()
     await log.close(1)
 
 

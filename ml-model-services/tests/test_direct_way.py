@@ -181,6 +181,27 @@ async def test_requests_are_answered_in_their_order_whichever_way_each_goes() ->
         assert (served.admission.running, served.admission.finished) == (0, 5)
 
 
+async def test_replies_of_one_turn_wait_for_its_end_and_none_is_overtaken() -> None:
+    route = Route()
+    route.may.clear()
+    async with serving(**directly(route), queued=5) as (served, connect):
+        clients = [await connect() for _ in range(2)]
+        for client in clients:
+            client.send(post(b"first"))
+        await until(lambda: len(route.asked) == 2)
+        protocols = list(served.server.server_state.connections)
+        put, states = protocols[0].outbox.put, []
+        protocols[0].outbox.put = lambda loop, send: (put(loop, send), states.append(
+            [protocol.cycle.response_complete for protocol in protocols]
+        ))  # fmt: skip
+        route.may.set()
+        for client in clients:
+            assert (await client.reply())[2] == b"first"
+        assert states == [[False, False]], "the first waited while another was under way; the last did not"
+        clients[0].send(post(b"next"))
+        assert (await clients[0].reply())[2] == b"next"
+
+
 async def test_what_there_is_no_room_for_does_not_go_the_direct_way() -> None:
     route = Route()
     route.may.clear()

@@ -40,7 +40,7 @@ def test_a_tail_that_is_cut_off_or_altered_loses_nothing_before_it(
 ) -> None:
     folder = tmp_path_factory.mktemp("spool")
     spool = Spool(folder, max_bytes=MANY)
-    positions = [spool.append(payload) for payload in payloads]
+    positions = [position for payload in payloads for position in spool.append(payload)]
     path = next(folder.rglob("*.wal"))
     spool.close()
     content = path.read_bytes()
@@ -79,7 +79,7 @@ def test_a_full_disk_refuses_and_takes_back_the_half_written_frame(
     with pytest.raises(SpoolUnavailable, match="disk is full"):
         spool.append(b"z" * 50)
     monkeypatch.undo()
-    position = spool.append(b"after")
+    (position,) = spool.append(b"after")
     assert spool.read(position) == b"after"
     spool.close()
     assert reopened(tmp_path)[1] == [b"before", b"after"]
@@ -97,7 +97,7 @@ def test_a_write_that_fails_is_said_without_losing_the_spool(
     with pytest.raises(SpoolUnavailable, match="Input/output error"):
         spool.append(b"z")
     monkeypatch.undo()
-    assert spool.read(spool.append(b"after")) == b"after"
+    assert spool.read(*spool.append(b"after")) == b"after"
     spool.close()
 
 
@@ -115,7 +115,7 @@ def test_a_segment_that_cannot_be_begun_is_said_and_the_next_append_tries_again(
         with pytest.raises(SpoolUnavailable, match="No space left"):
             spool.append(b"refused")
     monkeypatch.undo()
-    assert spool.read(spool.append(b"after")) == b"after"
+    assert spool.read(*spool.append(b"after")) == b"after"
     spool.close()
     assert reopened(tmp_path)[1] == [b"0123456789", b"after"]
 
@@ -154,9 +154,30 @@ def test_two_processes_never_share_a_folder_and_an_abandoned_one_is_adopted(tmp_
     spool.close()
 
 
+def test_what_is_appended_together_is_one_write_and_read_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = os.write
+    monkeypatch.setattr("os.write", lambda fd, data: written.append(len(data)) or write(fd, data))
+    spool = Spool(tmp_path, max_bytes=MANY)
+    positions = spool.append(b"one", b"", b"three" * 100)
+    assert len(written) == 1
+    assert [spool.read(position) for position in positions] == [b"one", b"", b"three" * 100]
+    monkeypatch.setattr("os.write", lambda fd, data: write(fd, data[:-1]))
+    with pytest.raises(SpoolUnavailable, match="full"):
+        spool.append(b"four", b"five")
+    monkeypatch.undo()
+    spool.append(b"six")
+    spool.close()
+    spool, recovered = reopened(tmp_path)
+    assert recovered == [b"one", b"", b"three" * 100, b"six"], "all of what comes together, or nothing"
+    spool.close()
+
+
 def test_released_segments_are_deleted(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=MANY, segment_bytes=10)
-    positions = [spool.append(b"0123456789") for _ in range(3)]
+    positions = [spool.append(b"0123456789")[0] for _ in range(3)]
     for position in positions:
         spool.release(position.segment)
     assert spool.size_bytes == 0

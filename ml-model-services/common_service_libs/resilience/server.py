@@ -24,7 +24,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from common_service_libs.direct_way import DirectCycle, DirectWay, Head, begin
+from common_service_libs.direct_way import DirectCycle, DirectWay, Head, Outbox, begin
 from common_service_libs.error_handlers import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX
 from common_service_libs.errors import Overloaded
 from common_service_libs.monitoring_middleware import SECURITY_HEADERS
@@ -49,6 +49,7 @@ _MAX_WRITE_BUFFER = 1 << 16
 _MAX_DROPPED_BYTES = 1 << 16
 _EXPECTED = "admission.expected"
 _CLOSE = [(b"connection", b"close")]
+_CLOSE_LINE = [b"connection: close\r\n"]
 _FRAMING = re.compile(
     rb"\r\n(content-length|transfer-encoding|connection|expect|upgrade)[ \t]*:[ \t]*([^\r]*)", re.IGNORECASE
 )
@@ -205,14 +206,15 @@ class Pace:
 class GuardedProtocol(HttpToolsProtocol):
     """Refuses requests and connections before they cost more than reading them.
 
-    `guard`, `pace` and `max_connections` are set on the subclass that a server makes for itself. `owed` says
-    that a refusal waits for its turn.
+    `guard`, `pace`, `outbox` and `max_connections` are set on the subclass that a server makes for itself.
+    `owed` says that a refusal waits for its turn.
     """
 
     guard: GuardedApp
     pace: Pace
     max_connections: int
     direct: DirectWay | None = None
+    outbox: Outbox
     owed = False
 
     _midway = False
@@ -280,19 +282,28 @@ class GuardedProtocol(HttpToolsProtocol):
             self.logger.exception("an error that was not foreseen")
         finally:
             self.guard.admission.leave()
-            if not cycle.response_complete and not cycle.disconnected:  # given up: nobody is to wait for it
+            if not cycle.answered:  # given up: nobody is to wait for it
                 self.transport.close()
 
     def _write_reply(
         self, cycle: DirectCycle, status: int, fields: list[tuple[bytes, bytes]], content: bytes
     ) -> None:
+        cycle.answered = True
+        parts = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *fields):
+            parts += name, b": ", value, b"\r\n"
+        parts += b"\r\n", content
+        if self.guard.admission.running > 1:
+            self.outbox.put(self.loop, lambda: self._send_reply(cycle, parts))
+        else:
+            self._send_reply(cycle, parts)
+
+    def _send_reply(self, cycle: DirectCycle, parts: list[bytes]) -> None:
         if cycle.disconnected:
             return
         closing = self.guard.drain.begun or not cycle.keep_alive
-        parts = [STATUS_LINE[status]]
-        for name, value in (*self.server_state.default_headers, *fields, *(_CLOSE if closing else ())):
-            parts += name, b": ", value, b"\r\n"
-        parts += b"\r\n", content
+        if closing:
+            parts[-2:-2] = _CLOSE_LINE
         self.transport.write(b"".join(parts))
         cycle.response_complete = True
         if closing:
@@ -454,7 +465,13 @@ def server_of(
     guard = GuardedApp(app, admission, drain)
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     bound = min(max_connections, max(1, allowed - RESERVED_DESCRIPTORS))
-    own = {"guard": guard, "pace": Pace(admission), "max_connections": bound, "direct": direct}
+    own = {
+        "guard": guard,
+        "pace": Pace(admission),
+        "max_connections": bound,
+        "direct": direct,
+        "outbox": Outbox(),
+    }
     protocol = type("Protocol", (GuardedProtocol,), own)
     config = uvicorn.Config(
         guard,
