@@ -109,6 +109,11 @@ class _Queue:
         self.appended.set()
 
 
+def _not_synced(error: OSError) -> SpoolUnavailable:
+    logger.error("the spool cannot be synced", extra={"reason": error.strerror})
+    return SpoolUnavailable("the spool of decisions cannot be written")
+
+
 def _tell(written: asyncio.Future[None], error: SpoolUnavailable | None = None) -> None:
     if written.done():  # its client gave up
         return
@@ -225,6 +230,9 @@ class DecisionLog:
         content = encode(record)
         if alone and not self._gathered:
             self._write((record.request_id, content))
+            if self._always and self._disk_is_fast():
+                self._sync_here()
+                return
         else:
             loop = asyncio.get_running_loop()
             if not self._gathered:
@@ -416,27 +424,28 @@ class DecisionLog:
             self._unsynced.clear()
             waiters, self._synced = self._synced, None
             try:
-                await self._to_disk()
+                await asyncio.get_running_loop().run_in_executor(self._syncing, self._spool.syncer())
             except OSError as error:
-                logger.error("the spool cannot be synced", extra={"reason": error.strerror})
+                failure = _not_synced(error)
                 if waiters is not None:
-                    waiters.set_exception(SpoolUnavailable("the spool of decisions cannot be written"))
+                    waiters.set_exception(failure)
                 continue
             if waiters is not None:
                 waiters.set_result(None)
 
-    async def _to_disk(self) -> None:
-        """Sync what was appended so far: here while the disk is fast, otherwise in a thread.
+    def _disk_is_fast(self) -> bool:
+        """Return whether a lone record is synced here: handing that to a thread and back takes longer.
 
-        Handing work to a thread and back takes longer than a fast disk does, above all while the interpreter
-        is busy. Whether a slow disk has become fast again is tried now and then.
+        Whether a disk that was slow has become fast is tried now and then.
         """
-        loop, sync = asyncio.get_running_loop(), self._spool.syncer()
+        return self._slow_syncs < SLOW_SYNCS or time.perf_counter() > self._disk_tried + TRY_DISK_SECONDS
+
+    def _sync_here(self) -> None:
         began = time.perf_counter()
-        if self._slow_syncs >= SLOW_SYNCS and began < self._disk_tried + TRY_DISK_SECONDS:
-            await loop.run_in_executor(self._syncing, sync)
-            return
-        sync()
+        try:
+            self._spool.syncer()()
+        except OSError as error:
+            raise _not_synced(error) from None
         self._disk_tried = time.perf_counter()
         slow = self._disk_tried - began > FAST_SYNC_SECONDS
         self._slow_syncs = self._slow_syncs + 1 if slow else 0

@@ -170,8 +170,11 @@ def judge(
         return Outcome(vector, None, verdict, True, Rung.RULES_ONLY, features, policy_inputs)
     if vector.failed:
         raise FeaturesMissing(vector.failed)
-    degraded = online.source is not Source.ONLINE or any(
-        online.status[view] in {FeatureStatus.STALE, FeatureStatus.INVALID} for view in policy.degraded_by
+    degraded = online.complete is None and (
+        online.source is not Source.ONLINE
+        or any(
+            online.status[view] in {FeatureStatus.STALE, FeatureStatus.INVALID} for view in policy.degraded_by
+        )
     )
     score = model.bundle.score(vector.values)
     trace = current_trace()

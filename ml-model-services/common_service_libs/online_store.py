@@ -73,7 +73,7 @@ class OnlineFeatures(msgspec.Struct, frozen=True):
     @property
     def unavailable(self) -> bool:
         """Whether anything is neither known from the store nor from a snapshot of it."""
-        return FeatureStatus.UNAVAILABLE in self.status.values()
+        return self.complete is None and FeatureStatus.UNAVAILABLE in self.status.values()
 
 
 class _EntityDecoder:

@@ -190,8 +190,9 @@ async def test_a_record_that_the_store_refuses_is_set_aside_and_holds_up_nothing
     await log.close(1)
 
 
+@pytest.mark.parametrize("alone", [False, True])
 async def test_with_sync_always_a_reply_waits_for_the_disk_and_a_broken_disk_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: bool
 ) -> None:
     log = log_on(tmp_path, FakeStore(), sync="always")
     await log.open()
@@ -203,10 +204,10 @@ async def test_with_sync_always_a_reply_waits_for_the_disk_and_a_broken_disk_is_
 
     monkeypatch.setattr("os.fdatasync", broken)
     with pytest.raises(SpoolUnavailable):
-        await log.append(record("1"))
+        await log.append(record("1"), alone=alone)
     assert synced
     monkeypatch.undo()
-    await log.append(record("2"))
+    await log.append(record("2"), alone=alone)
     await log.close(1)
 
 
@@ -264,12 +265,15 @@ async def test_a_slow_disk_is_waited_for_in_a_thread_until_it_is_fast_again(
     async def append(count: int) -> list[bool]:
         in_turn.clear()
         for _ in range(count):
-            await log.append(record(str(uuid.uuid4())))
+            await log.append(record(str(uuid.uuid4())), alone=True)
         return list(in_turn)
 
     monkeypatch.setattr(Spool, "syncer", lambda spool: disk)
     monkeypatch.setattr("common_service_libs.decision_log.time", SimpleNamespace(perf_counter=lambda: now))
-    assert await append(9) == [True] * 9, "nothing is handed over while the disk is fast"
+    assert await append(9) == [True] * 9, "a lone record is not handed over while the disk is fast"
+    in_turn.clear()
+    await asyncio.gather(*(log.append(record(f"beside-{i}")) for i in range(3)))
+    assert in_turn == [False], "several share one sync, and the loop goes on meanwhile"
     seconds = 0.002
     assert await append(2) == [True] * 2
     seconds = 0.0
