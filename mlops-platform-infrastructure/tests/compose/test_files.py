@@ -35,7 +35,9 @@ def test_a_server_is_a_list_of_includes() -> None:
     servers = sorted(SETUPS.glob("server?.yml"))
     assert [path.name for path in servers] == ["server1.yml", "server2.yml", "server3.yml"]
     for path in servers:
-        assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) == {"include"}
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert set(document) == {"include"}
+        assert len(set(document["include"])) == len(document["include"]), f"{path.name} includes a file twice"
 
 
 def test_every_documented_stack_stands_alone() -> None:
