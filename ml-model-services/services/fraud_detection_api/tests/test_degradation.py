@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import Service
+from service_testkit import until
 
 from common_service_libs.schemas import DecisionDocument
 
@@ -25,7 +26,7 @@ async def test_a_known_entity_is_decided_from_the_snapshot_while_the_store_is_si
     assert document.feature_status["customer_daily"].status == "snapshot"
     assert service.metric("decision_rung_total", rung="snapshot") == 1
     assert service.metric("hot_snapshot_entities") == 2
-    assert service.metric("circuit_breaker_state", dependency="online_store") > 0
+    await until(lambda: service.metric("circuit_breaker_state", dependency="online_store") > 0)
 
 
 async def test_an_entity_that_was_never_asked_for_takes_the_declared_defaults(service: Service) -> None:
