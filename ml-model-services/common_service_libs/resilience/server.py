@@ -299,7 +299,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._send_reply(cycle, parts)
 
     def _send_reply(self, cycle: DirectCycle, parts: list[bytes]) -> None:
-        if cycle.disconnected:
+        if cycle.disconnected or self.transport.is_closing():
             return
         closing = self.guard.drain.begun or not cycle.keep_alive
         if closing:
