@@ -106,3 +106,21 @@ def test_a_record_keeps_what_others_wrote(small: Path):
 
 def test_the_examples_hold():
     assert doctest.testmod(make_targets).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["backup"], "server_tools backup --server all"),
+        (["backup", "SERVER=2"], "server_tools backup --server 2"),
+        (["smoke-test"], "server_tools smoke --server server3"),
+        (["smoke-test", "SERVER=server1"], "server_tools smoke --server server1"),
+        (["rollback"], "server_tools rollback --server server3"),
+    ],
+)
+def test_a_server_that_is_not_named_is_what_the_target_says(arguments, command):
+    platform = REPOSITORY / "mlops-platform-infrastructure"
+    shown = subprocess.run(
+        ["make", "-n", "-C", platform, *arguments], capture_output=True, text=True, check=True
+    )
+    assert command in shown.stdout
