@@ -216,6 +216,35 @@ async def test_what_there_is_no_room_for_does_not_go_the_direct_way() -> None:
         assert served.admission.running == 0
 
 
+async def test_what_waits_for_room_goes_the_direct_way_in_its_turn_or_is_told_that_it_took_too_long() -> None:
+    route = Route()
+    route.may.clear()
+    async with serving(**directly(route), queued=3) as (served, connect):
+        clients = [await connect() for _ in range(4)]
+        for number, client in enumerate(clients):
+            client.send(post(b"%d" % number))
+            await until(
+                lambda number=number: served.admission.running + served.admission.waiting == number + 1
+            )
+        assert (served.admission.running, served.admission.waiting, route.asked) == (2, 2, [b"0", b"1"])
+        clients[3].close()
+        route.may.set()
+        assert [(await client.reply())[2] for client in clients[:3]] == [b"0", b"1", b"2"]
+        await until(lambda: served.admission.running == 0)
+        assert route.asked[:3] == [b"0", b"1", b"2"]
+        route.may.clear()
+        late = [await connect() for _ in range(3)]
+        for client in late:
+            client.send(post(b"late"))
+        await until(lambda: served.admission.waiting == 1)
+        await asyncio.sleep(1.1)  # the deadline
+        route.may.set()
+        replies = sorted([(await client.reply())[0] for client in late])
+        assert replies == [200, 200, 503]
+        assert served.refused == ["deadline"]
+        assert served.admission.running == 0
+
+
 async def test_a_client_that_leaves_makes_room_once_its_request_is_decided() -> None:
     route = Route()
     route.may.clear()

@@ -244,13 +244,15 @@ class GuardedProtocol(HttpToolsProtocol):
         admission = self.guard.admission
         if self.owed:  # whoever does not wait for the reply gets it first
             self.refuse()
-        if admission.saturated and not self._midway and self._refusable(data) and admission.refuse():
+        saturated = admission.saturated
+        refusable = saturated and not self._midway and self._refusable(data)
+        if refusable and admission.refuse():
             self.pace.answer(self)
             return
-        if self.direct is not None and not admission.saturated and self._between_requests():
+        if self.direct is not None and (refusable or not saturated) and self._between_requests():
             asked = self.direct.head_of(data)
             if asked is not None:
-                self._serve_directly(*asked)
+                self._serve_directly(*asked, queued=saturated)
                 return
         super().data_received(data)
 
@@ -264,13 +266,23 @@ class GuardedProtocol(HttpToolsProtocol):
             and not self.transport.is_closing()
         )
 
-    def _serve_directly(self, head: Head, body: bytes) -> None:
+    def _serve_directly(self, head: Head, body: bytes, *, queued: bool) -> None:
         self.cycle = cycle = cast(Any, DirectCycle())
-        self.guard.admission.enter_now()
-        task = begin(self._served_directly(head, body, cycle), self.loop)
+        serve = self._served_in_turn if queued else self._served_directly
+        if queued:
+            self.guard.admission.expect()
+        else:
+            self.guard.admission.enter_now()
+        task = begin(serve(head, body, cycle), self.loop)
         if task is not None:
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
+
+    async def _served_in_turn(self, head: Head, body: bytes, cycle: DirectCycle) -> None:
+        if await self.guard.admission.enter(expected=True):
+            await self._served_directly(head, body, cycle)
+        else:
+            self._write_reply(cycle, 503, _HEADERS, _BODY)
 
     async def _served_directly(self, head: Head, body: bytes, cycle: DirectCycle) -> None:
         async def reply(status: int, fields: list[tuple[bytes, bytes]], content: bytes) -> None:
